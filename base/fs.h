@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Whole reads and writes of files. */
+#ifndef SARDINE_BASE_FS_H
+#define SARDINE_BASE_FS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/cleanup.h"
+
+/**
+ * pread_full() - Read exactly @len bytes at @off, through short reads and EINTR.
+ *
+ * Return: 0, -ENODATA when the file ends before, or the errno of pread.
+ */
+int pread_full(int fd, void *buf, size_t len, uint64_t off) must_check;
+
+/**
+ * pwrite_full() - Write exactly @len bytes at @off, through short writes and EINTR.
+ *
+ * Return: 0 or the errno of pwrite.
+ */
+int pwrite_full(int fd, const void *buf, size_t len, uint64_t off) must_check;
+
+/**
+ * write_full() - Write exactly @len bytes to a blocking descriptor.
+ *
+ * Return: 0 or the errno of write.
+ */
+int write_full(int fd, const void *buf, size_t len) must_check;
+
+/**
+ * file_read_text() - Read a small text file (procfs, sysfs) whole.
+ * @path: the file.
+ * @max: the most bytes accepted.
+ * @ret_text: the content, NUL-terminated; the caller frees it.
+ *
+ * Return: 0, -EFBIG when it is longer than @max, or an errno.
+ */
+int file_read_text(const char *path, size_t max, char **ret_text) must_check;
+
+/**
+ * file_read_u64() - Read a file that holds one decimal number (sysfs).
+ *
+ * Return: 0, -EINVAL when it holds something else, or an errno.
+ */
+int file_read_u64(const char *path, uint64_t *ret) must_check;
+
+#endif

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* CPUID and the initial registers of a vCPU. */
+#ifndef SARDINE_VMM_VCPU_STATE_H
+#define SARDINE_VMM_VCPU_STATE_H
+
+#include "base/errmsg.h"
+#include "vmm/boot-setup.h"
+
+/**
+ * vcpu_set_cpuid() - Give a vCPU KVM's supported CPUID with its own topology.
+ * @kvm_fd: /dev/kvm.
+ * @vcpu_fd: the vCPU.
+ * @index: its number, which is its APIC id.
+ * @count: vCPUs of the VM (one package, one thread per core).
+ * @err: one line on failure.
+ *
+ * APIC ids in leaves 1, 0xB (and 0x1F), 0x8000001E; PMU off (leaf 0xA, and AMD's); TSC deadline when KVM has
+ * it; KVM's paravirtual leaves as supported (kvmclock).
+ */
+int vcpu_set_cpuid(int kvm_fd, int vcpu_fd, unsigned index, unsigned count, struct errmsg *err) must_check;
+
+/* Registers, MSRs, FPU and LAPIC (LINT0/1) of the first vCPU as the boot state wants them. Others wait for
+ * INIT-SIPI. */
+int vcpu_set_boot_registers(int vcpu_fd, unsigned index, const struct boot_state *boot,
+			    struct errmsg *err) must_check;
+
+#endif

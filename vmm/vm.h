@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One virtual machine: built from a configuration, run on the caller's thread until it ends. */
+#ifndef SARDINE_VMM_VM_H
+#define SARDINE_VMM_VM_H
+
+#include <stdint.h>
+
+#include "base/errmsg.h"
+#include "vmm/config.h"
+#include "vmm/guest-memory.h"
+#include "vmm/io-loop.h"
+
+struct vm;
+struct console;
+struct vm_stats;
+
+/* Why a VM ended. */
+enum vm_end {
+	VM_END_NONE,	  /* it has not */
+	VM_END_POWER_OFF, /* by the guest, of its own or after the power button */
+	VM_END_RESET,	  /* the guest asked for a reset (i8042, ACPI, triple fault by reboot=t) */
+	VM_END_KILLED,	  /* by us: kill, or stop after its timeout */
+	VM_END_ERROR,	  /* KVM internal error, entry failure */
+	VM_ENDS,
+};
+
+const char *vm_end_name(enum vm_end end);
+
+enum vm_state { VM_STARTING, VM_RUNNING, VM_PAUSED, VM_ENDED, VM_STATES };
+
+const char *vm_state_name(enum vm_state state);
+
+/**
+ * vm_new() - Build a VM: RAM, KVM objects, devices, boot images; nothing runs yet.
+ * @config: borrowed for the life of the VM.
+ * @loop: the I/O loop on which its devices work; outlives the VM.
+ * @console: where its serial port goes; outlives the VM.
+ * @err: one line on failure.
+ * @ret: freed with vm_free().
+ *
+ * Return: 0; -ENOTSUP when this host cannot (no /dev/kvm, a missing capability: exit 77); -EACCES/-ENOENT..
+ * otherwise.
+ */
+int vm_new(const struct vm_config *config, struct io_loop *loop, struct console *console, struct errmsg *err,
+	   struct vm **ret) must_check;
+/* Stops the vCPUs if they run, then frees all. */
+void vm_free(struct vm *vm);
+DEFINE_CLEANUP(struct vm, vm_free)
+
+/* Start the vCPU threads. The loop is stopped (io_loop_stop) once the VM has ended. */
+int vm_start(struct vm *vm, struct errmsg *err) must_check;
+
+/* Any thread. The first end wins. */
+void vm_end(struct vm *vm, enum vm_end end);
+enum vm_end vm_ended(const struct vm *vm);
+enum vm_state vm_state(const struct vm *vm);
+
+/* Press the ACPI power button. */
+void vm_power_button(struct vm *vm);
+
+/* Stop and resume the vCPUs; nests; any thread but a vCPU's and the loop's. */
+void vm_pause(struct vm *vm);
+void vm_resume(struct vm *vm);
+
+struct guest_memory *vm_memory(struct vm *vm);
+
+/* Set the balloon target: bytes to take away from the guest. Return: 0, -EINVAL above RAM, -ENODEV without a
+ * balloon. */
+int vm_balloon_set(struct vm *vm, uint64_t bytes) must_check;
+
+/* The VM's part of `stats` as JSON; a new reference or NULL. Loop's thread. */
+json_t *vm_stats_json(struct vm *vm);
+
+#endif
