@@ -122,7 +122,7 @@ int guest_memory_backing(struct guest_memory *mem, gfn_t gfn, enum frame_backing
 int guest_memory_discard(struct guest_memory *mem, gfn_t gfn, uint64_t frames,
 			 unsigned *ret_calls) must_check;
 
-/* Frames (of 4 KiB) that were mapped from boot files at start, and those still mapped so. */
-uint64_t guest_memory_boot_file_frames(const struct guest_memory *mem);
+/* Frames that are mapped from boot files now: what was mapped at start less what was discarded since. */
+uint64_t guest_memory_boot_file_frames(struct guest_memory *mem);
 
 #endif
