@@ -53,6 +53,8 @@ int vm_start(struct vm *vm, struct errmsg *err) must_check;
 /* Any thread. The first end wins. */
 void vm_end(struct vm *vm, enum vm_end end);
 enum vm_end vm_ended(const struct vm *vm);
+/* One line about how it ended, for the log; empty when there is nothing to add. */
+const char *vm_end_detail(const struct vm *vm);
 enum vm_state vm_state(const struct vm *vm);
 
 /* Press the ACPI power button. */

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The KVM objects of one VM: the system handle, the VM with its interrupt controllers, memory slots, irqfds
+ * and ioeventfds. */
+#ifndef SARDINE_VMM_KVM_H
+#define SARDINE_VMM_KVM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/errmsg.h"
+#include "vmm/guest-memory.h"
+#include "vmm/irq.h"
+
+#define KVM_DEVICE "/dev/kvm"
+
+struct kvm {
+	int system_fd;
+	int vm_fd;
+	size_t run_bytes; /* of a vCPU's kvm_run mapping */
+};
+
+/**
+ * kvm_open() - Open KVM and create a VM with interrupt controllers; the PIT only where the kernel has one.
+ * @kvm: filled; end it with kvm_close() also after a failure.
+ * @err: what is missing and what to do.
+ *
+ * Return: 0; -ENOTSUP when this host cannot run VMs (no device, no permission, a missing capability).
+ */
+int kvm_open(struct kvm *kvm, struct errmsg *err) must_check;
+void kvm_close(struct kvm *kvm);
+
+/* Give the VM its RAM, one slot per region. */
+int kvm_set_memory(struct kvm *kvm, const struct guest_memory *mem, struct errmsg *err) must_check;
+
+/**
+ * kvm_irq_line() - Make an interrupt line: an eventfd whose writes are edges on the IOAPIC pin.
+ * @kvm: the VM.
+ * @gsi: the pin.
+ * @ret: the line; the caller closes its fd.
+ */
+int kvm_irq_line(struct kvm *kvm, uint32_t gsi, struct irq_line *ret) must_check;
+
+/**
+ * kvm_ioeventfd() - Turn 4-byte guest writes of @value to @gpa into signals of an eventfd, without an exit.
+ *
+ * Return: 0 or the errno of KVM_IOEVENTFD.
+ */
+int kvm_ioeventfd(struct kvm *kvm, gpa_t gpa, uint32_t value, int fd) must_check;
+
+/* Highest number of vCPUs that a VM can have here. */
+unsigned kvm_vcpus_max(const struct kvm *kvm);
+
+#endif
