@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The resolved configuration of one VM, and its JSON form. */
+/* The resolved configuration of one VM: from option texts, from JSON, to JSON, and its checks. */
 #ifndef SARDINE_VMM_CONFIG_H
 #define SARDINE_VMM_CONFIG_H
 
@@ -16,6 +16,12 @@
 #define CONFIG_SERIAL_MAX 20 /* virtio 1.2, 5.2.6.1: the device ID string */
 /* One slot of the IOAPIC's virtio lines is the balloon's. */
 #define CONFIG_DISKS_MAX (LAYOUT_VIRTIO_MAX - 1)
+/* sizeof(sockaddr_un.sun_path) less the NUL: what --console unix:PATH can be bound to. */
+#define CONFIG_SOCKET_PATH_MAX 107
+/* Longest configuration file that is read: some 50 times what every option at its longest takes. */
+#define CONFIG_FILE_MAX		  ((size_t)1 << 20)
+#define CONFIG_STOP_TIMEOUT_S	  30
+#define CONFIG_STOP_TIMEOUT_MAX_S 86400
 
 enum console_kind { CONSOLE_STDIO, CONSOLE_NONE, CONSOLE_FILE, CONSOLE_UNIX, CONSOLE_KINDS };
 
@@ -36,21 +42,40 @@ struct vm_config {
 	struct disk_config disks[CONFIG_DISKS_MAX];
 	size_t disk_count;
 	enum console_kind console;
-	char *console_path; /* of CONSOLE_FILE and CONSOLE_UNIX */
+	bool console_chosen; /* asked for, not the default */
+	char *console_path;  /* of CONSOLE_FILE and CONSOLE_UNIX */
 	bool mergeable;
 	bool kaslr;
 	bool balloon;
 	bool detach;
-	char *cgroup;	/* NULL: stay */
-	char *log_file; /* NULL: stderr (detached: NAME.log in the runtime directory) */
+	unsigned stop_timeout_s; /* from the power button by a signal to the kill */
+	char *cgroup;		 /* NULL: stay */
+	char *log_file;		 /* NULL: stderr (detached: NAME.log in the runtime directory) */
 	enum log_level log_level;
 	char *cache_dir; /* NULL: the default of boot_cache_open() */
 };
 
-/* Defaults: 256 MiB, 1 vCPU, console stdio, mergeable off, kaslr off, balloon on, "console=ttyS0 reboot=t
- * panic=-1". */
+/**
+ * vm_config_init() - Set the defaults: 256 MiB, 1 vCPU, console stdio, mergeable off, kaslr off, balloon on,
+ * log level info, "console=ttyS0 reboot=t panic=-1".
+ *
+ * Return: 0 or -ENOMEM.
+ */
 int vm_config_init(struct vm_config *config) must_check;
 void vm_config_done(struct vm_config *config);
+
+/**
+ * vm_config_set_text() - Set one option from its text on a command line.
+ * @config: initialised; unchanged on failure.
+ * @option: without dashes: "name", "mem", "log-file"..; "disk" adds one from
+ * "path=FILE[,ro][,direct=on|off][,serial=S]", where ",," stands for a comma.
+ * @text: its value: sizes as size_parse() takes them, switches "on" or "off".
+ * @err: one line that names the option.
+ *
+ * Return: 0, -EINVAL (value), -ENOENT (no such option), -ENOMEM.
+ */
+int vm_config_set_text(struct vm_config *config, const char *option, const char *text,
+		       struct errmsg *err) must_check;
 
 /**
  * vm_config_from_json() - Apply a JSON object over a configuration.
@@ -59,13 +84,34 @@ void vm_config_done(struct vm_config *config);
  * @source: the file's name, for messages.
  * @err: names the key. Unknown keys and wrong types are errors.
  *
+ * null leaves a key as it is; "disks" replaces the disks there are.
+ *
  * Return: 0 or -EINVAL, -ENOMEM.
  */
 int vm_config_from_json(struct vm_config *config, const json_t *json, const char *source,
 			struct errmsg *err) must_check;
+
+/**
+ * vm_config_load() - Apply a JSON file, at most CONFIG_FILE_MAX bytes long, over a configuration.
+ *
+ * Return: as vm_config_from_json(), or the errno of reading, with the file named in @err.
+ */
+int vm_config_load(struct vm_config *config, const char *path, struct errmsg *err) must_check;
+
 /* The resolved configuration as JSON that vm_config_from_json() takes back; a new reference, NULL without
  * memory. */
 json_t *vm_config_to_json(const struct vm_config *config);
+
+/**
+ * vm_config_resolve() - Make what depends on the caller's surroundings explicit.
+ * @config: complete.
+ * @cwd: an absolute path, put before each relative one.
+ *
+ * A detached VM whose console was not chosen gets none.
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int vm_config_resolve(struct vm_config *config, const char *cwd) must_check;
 
 /* Check everything that needs no host: names, counts, sizes, lengths. Return: 0 or -EINVAL with the option
  * named in @err. */

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A VM's configuration: what its texts and its JSON may say, and that what is printed is taken back. */
+#include "vmm/config.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/size.h"
+#include "tests/unit/test.h"
+#include "vmm/guest-memory.h"
+
+struct fixture {
+	struct vm_config config;
+	struct errmsg err;
+};
+
+static void begin(struct fixture *f)
+{
+	f->err = (struct errmsg){0};
+	assert_int_equal(vm_config_init(&f->config), 0);
+	assert_int_equal(vm_config_set_text(&f->config, "name", "web1", NULL), 0);
+	assert_int_equal(vm_config_set_text(&f->config, "kernel", "/boot/vmlinuz", NULL), 0);
+	assert_int_equal(vm_config_check(&f->config, NULL), 0);
+}
+
+static int set_and_check(struct fixture *f, const char *option, const char *text)
+{
+	int r = vm_config_set_text(&f->config, option, text, &f->err);
+
+	return r < 0 ? r : vm_config_check(&f->config, &f->err);
+}
+
+static int apply_json(struct fixture *f, const char *text)
+{
+	json_t *json = json_loads(text, JSON_DECODE_ANY, NULL);
+	int r;
+
+	assert_non_null(json);
+	r = vm_config_from_json(&f->config, json, "x.json", &f->err);
+	json_decref(json);
+	return r < 0 ? r : vm_config_check(&f->config, &f->err);
+}
+
+static const char *repeat(char *buf, char c, size_t n)
+{
+	memset(buf, c, n);
+	buf[n] = '\0';
+	return buf;
+}
+
+TEST(refused_texts)
+{
+	static char long_name[CONFIG_NAME_MAX + 2], long_cmdline[LAYOUT_CMDLINE_MAX + 1];
+	static char long_unix[5 + CONFIG_SOCKET_PATH_MAX + 2] = "unix:";
+	const struct {
+		const char *option, *text, *says;
+	} rows[] = {
+		{"name", "", "--name is missing"},
+		{"name", "a/b", "'/' cannot be"},
+		{"name", "..", "begin with"},
+		{"name", "-x", "begin with"},
+		{"name", "a b", "' ' cannot be"},
+		{"name", "a\nb", "--name a?b"},
+		{"name", "\xc3\xa4", "begin with"},
+		{"name", repeat(long_name, 'n', CONFIG_NAME_MAX + 1), "64 bytes long"},
+		{"kernel", "", "--kernel: the path is empty"},
+		{"initrd", "", "--initrd: the path is empty"},
+		{"mem", "0", "--mem: 0 B is too small"},
+		{"mem", "15M", "--mem: 15 MiB is too small"},
+		{"mem", "1048577M", "--mem: 1.0 TiB is too large"},
+		{"mem", "99999999999999999999", "--mem 99999999999999999999: larger"},
+		{"mem", "16777217", "no multiple of 4096"},
+		{"mem", "lots", "--mem lots: not a size"},
+		{"mem", "-1", "--mem -1: not a size"},
+		{"mem", "", "--mem : not a size"},
+		{"cpus", "0", "--cpus 0: a VM has 1 to 32"},
+		{"cpus", "33", "--cpus 33: a VM has 1 to 32"},
+		{"cpus", "4294967297", "--cpus 4294967297: not a whole number"},
+		{"cpus", "two", "--cpus two: not a whole number"},
+		{"cmdline", repeat(long_cmdline, 'c', LAYOUT_CMDLINE_MAX), "--cmdline: 4096 bytes"},
+		{"disk", "disk.img", "\"disk.img\" is no part of path=FILE"},
+		{"disk", "ro", "--disk: no path"},
+		{"disk", "path=", "--disk: no path"},
+		{"disk", "", "is no part"},
+		{"disk", "path=x,", "is no part"},
+		{"disk", "path=x,direct=yes", "--disk direct yes: neither"},
+		{"disk", "path=x,serial=123456789012345678901", "21 bytes; use 1 to 20"},
+		{"disk", "path=x,serial=", "0 bytes"},
+		{"disk", "path=x,serial=a b", "not printable"},
+		{"console", "tty", "--console tty: no such kind"},
+		{"console", "stdio:", "no such kind"},
+		{"console", "file:", "no path behind the colon"},
+		{"console", "unix:", "no path behind the colon"},
+		{"console", NULL, "longer than the 107 bytes"},
+		{"mergeable", "yes", "--mergeable yes: neither"},
+		{"kaslr", "", "--kaslr : neither"},
+		{"log-level", "loud", "--log-level loud: use error"},
+		{"stop-timeout", "86401", "--stop-timeout 86401: at most"},
+		{"no-such", "1", "--no-such: no such option"},
+	};
+
+	repeat(long_unix + 5, 'u', CONFIG_SOCKET_PATH_MAX + 1);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct fixture f;
+
+		begin(&f);
+		assert_true(set_and_check(&f, rows[i].option, rows[i].text ? rows[i].text : long_unix) < 0);
+		if (!strstr(f.err.text, rows[i].says))
+			fail_msg("row %zu: \"%s\" does not say \"%s\"", i, f.err.text, rows[i].says);
+		vm_config_done(&f.config);
+	}
+}
+
+TEST(taken_at_the_limits)
+{
+	static char name[CONFIG_NAME_MAX + 1], cmdline[LAYOUT_CMDLINE_MAX],
+		path[CONFIG_SOCKET_PATH_MAX + 6] = "unix:";
+	const struct {
+		const char *option, *text;
+	} rows[] = {
+		{"name", repeat(name, 'n', CONFIG_NAME_MAX)},
+		{"name", "0.a-B_c"},
+		{"mem", "16M"},
+		{"mem", "1024G"},
+		{"mem", "16781312"},
+		{"cpus", "1"},
+		{"cpus", "32"},
+		{"cmdline", repeat(cmdline, 'c', LAYOUT_CMDLINE_MAX - 1)},
+		{"cmdline", ""},
+		{"disk", "path=x,serial=12345678901234567890"},
+		{"console", path},
+		{"stop-timeout", "0"},
+		{"stop-timeout", "86400"},
+	};
+
+	repeat(path + 5, 'u', CONFIG_SOCKET_PATH_MAX);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct fixture f;
+
+		begin(&f);
+		if (set_and_check(&f, rows[i].option, rows[i].text) < 0)
+			fail_msg("row %zu: %s", i, f.err.text);
+		vm_config_done(&f.config);
+	}
+}
+
+TEST(missing)
+{
+	struct fixture f = {0};
+
+	assert_int_equal(vm_config_init(&f.config), 0);
+	assert_int_equal(vm_config_check(&f.config, &f.err), -EINVAL);
+	assert_non_null(strstr(f.err.text, "--name is missing"));
+	f.err.text[0] = '\0';
+	assert_int_equal(set_and_check(&f, "name", "x"), -EINVAL);
+	assert_non_null(strstr(f.err.text, "--kernel is missing"));
+	vm_config_done(&f.config);
+}
+
+TEST(disks)
+{
+	struct fixture f;
+
+	begin(&f);
+	assert_int_equal(set_and_check(&f, "disk", "path=/a,,b,ro,direct=on,serial=S1"), 0);
+	assert_string_equal(f.config.disks[0].path, "/a,b");
+	assert_true(f.config.disks[0].read_only);
+	assert_true(f.config.disks[0].direct);
+	assert_string_equal(f.config.disks[0].serial, "S1");
+	assert_int_equal(set_and_check(&f, "disk", "path=y,direct=off"), 0);
+	assert_false(f.config.disks[1].read_only);
+	while (f.config.disk_count < CONFIG_DISKS_MAX)
+		assert_int_equal(set_and_check(&f, "disk", "path=z"), 0);
+	assert_int_equal(set_and_check(&f, "disk", "path=one-more"), -EINVAL);
+	assert_non_null(strstr(f.err.text, "--disk one-more: too many disks"));
+	assert_int_equal(f.config.disk_count, CONFIG_DISKS_MAX);
+	vm_config_done(&f.config);
+}
+
+TEST(refused_json)
+{
+	static const struct {
+		const char *json, *says;
+	} rows[] = {
+		{"[]", "--config x.json: must hold one JSON object"},
+		{"{\"memory\": 1}", "--config x.json: memory: no such key"},
+		{"{\"mem\": 1.5}", "x.json: mem: must be bytes"},
+		{"{\"mem\": -4096}", "x.json: mem -4096: not a size"},
+		{"{\"mem\": 0}", "--mem: 0 B"},
+		{"{\"cpus\": \"2\"}", "x.json: cpus: must be a whole number"},
+		{"{\"cpus\": -1}", "x.json: cpus -1"},
+		{"{\"cpus\": 4294967297}", "x.json: cpus 4294967297"},
+		{"{\"kaslr\": \"on\"}", "x.json: kaslr: must be true or false"},
+		{"{\"kernel\": 7}", "x.json: kernel: must be a string"},
+		{"{\"kernel\": \"\"}", "x.json: kernel: the path is empty"},
+		{"{\"name\": \"a/b\"}", "--name a/b"},
+		{"{\"disks\": {}}", "x.json: disks: must be an array"},
+		{"{\"disks\": [1]}", "x.json: disks[0]: must be an object"},
+		{"{\"disks\": [{}]}", "x.json: disks[0]: no path"},
+		{"{\"disks\": [{\"path\": \"a\"}, {\"path\": 1}]}", "disks[1].path: must be a string"},
+		{"{\"disks\": [{\"path\": \"a\", \"ro\": 1}]}", "disks[0].ro: must be true or false"},
+		{"{\"disks\": [{\"path\": \"a\", \"cache\": 1}]}", "disks[0].cache: no such key"},
+		{"{\"disks\": [{\"path\": \"a\", \"serial\": \"\"}]}", "serial \"\" has 0 bytes"},
+		{"{\"console\": \"tty\"}", "x.json: console tty: no such kind"},
+		{"{\"detach\": true, \"console\": \"stdio\"}", "--console stdio does not go with --detach"},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct fixture f;
+
+		begin(&f);
+		assert_int_equal(apply_json(&f, rows[i].json), -EINVAL);
+		if (!strstr(f.err.text, rows[i].says))
+			fail_msg("row %zu: \"%s\" does not say \"%s\"", i, f.err.text, rows[i].says);
+		vm_config_done(&f.config);
+	}
+}
+
+TEST(printed_is_taken_back)
+{
+	struct fixture a, b = {0};
+	json_t *first, *second;
+	auto_free char *text = NULL;
+
+	begin(&a);
+	assert_int_equal(
+		apply_json(
+			&a,
+			"{\"initrd\": \"i\", \"mem\": \"3G\", \"cpus\": 4, \"mergeable\": true,"
+			" \"kaslr\": true, \"balloon\": false, \"cgroup\": \"c\", \"log_level\": \"debug\","
+			" \"log_file\": null, \"detach\": true, \"stop_timeout\": 3, \"cmdline\": \"q\\\"\","
+			" \"disks\": [{\"path\": \"d\", \"ro\": true, \"direct\": true, \"serial\": \"S\"},"
+			"             {\"path\": \"/e,f\"}]}"),
+		0);
+	assert_int_equal(vm_config_resolve(&a.config, "/here"), 0);
+	assert_int_equal(vm_config_check(&a.config, NULL), 0);
+	assert_int_equal(a.config.console, CONSOLE_NONE); /* detached, and none was chosen */
+	assert_string_equal(a.config.initrd, "/here/i");
+	assert_string_equal(a.config.cgroup, "/here/c");
+	assert_string_equal(a.config.disks[0].path, "/here/d");
+	assert_string_equal(a.config.disks[1].path, "/e,f");
+	assert_string_equal(a.config.kernel, "/boot/vmlinuz");
+	first = vm_config_to_json(&a.config);
+	assert_non_null(first);
+	text = json_dumps(first, 0);
+	assert_int_equal(vm_config_init(&b.config), 0);
+	assert_int_equal(apply_json(&b, text), 0);
+	second = vm_config_to_json(&b.config);
+	assert_true(json_equal(first, second));
+	assert_int_equal(json_integer_value(json_object_get(second, "mem")), (json_int_t)(3 * GIB));
+	json_decref(first);
+	json_decref(second);
+	vm_config_done(&a.config);
+	vm_config_done(&b.config);
+}
+
+TEST(later_wins)
+{
+	struct fixture f;
+
+	begin(&f);
+	assert_int_equal(apply_json(&f, "{\"disks\": [{\"path\": \"a\"}], \"console\": \"file:c\"}"), 0);
+	assert_int_equal(apply_json(&f, "{\"disks\": [{\"path\": \"b\"}], \"initrd\": null}"), 0);
+	assert_int_equal(f.config.disk_count, 1);
+	assert_string_equal(f.config.disks[0].path, "b");
+	assert_int_equal(set_and_check(&f, "console", "none"), 0);
+	assert_null(f.config.console_path);
+	assert_int_equal(set_and_check(&f, "console", "unix:s"), 0);
+	assert_int_equal(vm_config_resolve(&f.config, "/"), 0);
+	assert_string_equal(f.config.console_path, "/s");
+	vm_config_done(&f.config);
+}
+
+static int load_text(struct fixture *f, const char *text, size_t len)
+{
+	char path[] = "/tmp/sardine-config-XXXXXX";
+	int fd = mkstemp(path), r;
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, len), (ssize_t)len);
+	close(fd);
+	r = vm_config_load(&f->config, path, &f->err);
+	unlink(path);
+	return r;
+}
+
+TEST(files)
+{
+	auto_free char *huge = malloc(CONFIG_FILE_MAX + 1);
+	struct fixture f;
+
+	begin(&f);
+	assert_int_equal(load_text(&f, "{\"cpus\": 3}", 11), 0);
+	assert_int_equal(f.config.cpus, 3);
+	assert_int_equal(load_text(&f, "{\"cpus\":", 8), -EINVAL);
+	assert_non_null(strstr(f.err.text, "not JSON: line 1"));
+	assert_int_equal(load_text(&f, "{\"cpus\": 1, \"cpus\": 2}", 22), -EINVAL);
+	assert_int_equal(load_text(&f, "", 0), -EINVAL);
+	assert_int_equal(vm_config_load(&f.config, "/nowhere/x.json", NULL), -ENOENT);
+	assert_int_equal(vm_config_load(&f.config, "/", NULL), -EISDIR);
+	memset(huge, ' ', CONFIG_FILE_MAX + 1);
+	assert_int_equal(load_text(&f, huge, CONFIG_FILE_MAX + 1), -EFBIG);
+	assert_int_equal(f.config.cpus, 3);
+	vm_config_done(&f.config);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(refused_texts), cmocka_unit_test(taken_at_the_limits),
+		cmocka_unit_test(missing),	 cmocka_unit_test(disks),
+		cmocka_unit_test(refused_json),	 cmocka_unit_test(printed_is_taken_back),
+		cmocka_unit_test(later_wins),	 cmocka_unit_test(files),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

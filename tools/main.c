@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `sardine`: one command with verbs. */
+#include <argp.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/errmsg.h"
+#include "tools/cli.h"
+
+static const struct verb {
+	const char *name;
+	const char *summary;
+	cli_verb_fn run;
+} verbs[] = {
+	{"run", "start a VM and stay with it until it ends", cmd_run},
+};
+
+int cli_error(const char *verb, int code, const char *fmt, ...)
+{
+	char text[ERRMSG_MAX];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	fprintf(stderr, "%s: %s\n", verb, text);
+	return code;
+}
+
+static void print_help(void)
+{
+	printf("Usage: sardine VERB [OPTION...]\n"
+	       "Runs virtual machines packed tightly.\n\n");
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
+		printf("  %-9s %s\n", verbs[i].name, verbs[i].summary);
+	printf("\n`sardine VERB --help` lists a verb's options; `sardine --version` prints the version.\n"
+	       "Exit status: 0 done, 1 failed, 2 wrong command line or configuration, 77 this host "
+	       "cannot.\n");
+}
+
+/* Output that could not be written is a failure, e.g. `sardine ps --json > /dev/full`. */
+static int finish(int code)
+{
+	if (fflush(stdout) != 0 || ferror(stdout)) {
+		if (code == CLI_OK)
+			code = cli_error("sardine", CLI_FAILED, "standard output: %s", strerror(errno));
+	}
+	return code;
+}
+
+int main(int argc, char **argv)
+{
+	char name[64];
+
+	argp_err_exit_status = CLI_USAGE;
+	if (argc < 2)
+		return cli_error("sardine", CLI_USAGE, "no verb; `sardine --help` lists them");
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+		print_help();
+		return finish(CLI_OK);
+	}
+	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
+		printf("sardine %s\n", SARDINE_VERSION);
+		return finish(CLI_OK);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
+		if (strcmp(argv[1], verbs[i].name) != 0)
+			continue;
+		snprintf(name, sizeof(name), "sardine %s", verbs[i].name);
+		argv[1] = name;
+		return finish(verbs[i].run(argc - 1, argv + 1));
+	}
+	return cli_error("sardine", CLI_USAGE, "%.40s: no such verb; `sardine --help` lists them", argv[1]);
+}

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The command line of `sardine run`, turned into a configuration. */
+#include "tools/run-options.h"
+
+#include <argp.h>
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { OPT_DRY_RUN = 0x200, OPT_DETACH, OPT_CONFIG, OPT_TEXT };
+
+/* Options whose text goes to vm_config_set_text(): their argp key is OPT_TEXT and their place in this table.
+ */
+#define ROW(index_, option_, arg_, doc_)                                                                     \
+	{                                                                                                    \
+		.name = option_, .key = OPT_TEXT + index_, .arg = arg_, .doc = doc_                          \
+	}
+
+static const struct argp_option options[] = {
+	ROW(0, "name", "NAME", "the VM's name: letters, digits, '-', '_' and '.', at most 63"),
+	ROW(1, "kernel", "FILE", "a bzImage or an ELF vmlinux"),
+	ROW(2, "initrd", "FILE", "an initial RAM disk"),
+	ROW(3, "cmdline", "STRING", "the kernel's command line (console=ttyS0 reboot=t panic=-1)"),
+	ROW(4, "mem", "SIZE", "RAM, 16M to 1024G (256M)"),
+	ROW(5, "cpus", "N", "vCPUs, 1 to 32 (1)"),
+	ROW(6, "disk", "path=FILE[,ro][,direct=on|off][,serial=S]", "a raw disk image; once per disk"),
+	ROW(7, "console", "stdio|none|file:PATH|unix:PATH", "where the serial port goes (stdio)"),
+	ROW(8, "mergeable", "on|off", "let the kernel's KSM merge this VM's memory (off)"),
+	ROW(9, "kaslr", "on|off", "let the kernel choose its own addresses; shares less (off)"),
+	ROW(10, "balloon", "on|off", "a memory balloon device (on)"),
+	ROW(11, "stop-timeout", "SECONDS", "from the power button by SIGTERM to the kill (30)"),
+	ROW(12, "cgroup", "PATH", "a control group's folder, joined before memory is used"),
+	ROW(13, "log-file", "FILE", "append the log here (stderr; detached: NAME.log)"),
+	ROW(14, "log-level", "LEVEL", "error, warn, info or debug (info)"),
+	ROW(15, "cache-dir", "DIR",
+	    "where unpacked kernels and initrds are kept (/var/cache/sardine for root)"),
+	{.name = "config",
+	 .key = OPT_CONFIG,
+	 .arg = "FILE",
+	 .doc = "a JSON configuration, read before the other options"},
+	{.name = "dry-run", .key = OPT_DRY_RUN, .doc = "print the resolved configuration as JSON and stop"},
+	{.name = "detach",
+	 .key = OPT_DETACH,
+	 .doc = "return once the VM runs; it lives on in the background"},
+	{0},
+};
+
+/* What argp saw, applied later: --config comes first wherever it stands. */
+struct given {
+	int key;
+	const char *arg;
+};
+
+struct parse {
+	struct given *given; /* room for every argument */
+	size_t count;
+};
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+	struct parse *parse = state->input;
+
+	if (key == ARGP_KEY_ARG)
+		argp_error(state, "%s: not an option; a VM is named with --name", arg);
+	if (key < OPT_DRY_RUN || key >= OPT_TEXT + (int)ARRAY_SIZE(options))
+		return ARGP_ERR_UNKNOWN;
+	parse->given[parse->count++] = (struct given){.key = key, .arg = arg};
+	return 0;
+}
+
+static int apply(const struct given *given, struct run_options *o, struct errmsg *err)
+{
+	switch (given->key) {
+	case OPT_CONFIG:
+		return 0;
+	case OPT_DRY_RUN:
+		o->dry_run = true;
+		return 0;
+	case OPT_DETACH:
+		o->config.detach = true;
+		return 0;
+	default:
+		return vm_config_set_text(&o->config, options[given->key - OPT_TEXT].name, given->arg, err);
+	}
+}
+
+static int resolve(struct vm_config *config, struct errmsg *err)
+{
+	auto_free char *cwd = getcwd(NULL, 0);
+	int r;
+
+	if (!cwd)
+		return errmsg_set(err, -errno, "the current folder: %s; start from another", strerror(errno));
+	r = vm_config_resolve(config, cwd);
+	return r < 0 ? r : vm_config_check(config, err);
+}
+
+int run_options_parse(int argc, char **argv, struct run_options *ret, struct errmsg *err)
+{
+	static const struct argp argp = {
+		.options = options,
+		.parser = parse_option,
+		.doc = "Starts a VM and stays with it until it ends. SIGTERM and SIGINT press its power "
+		       "button, a "
+		       "second one kills it.\vExit status: 0 the guest powered off, 1 killed or failed, 2 "
+		       "wrong "
+		       "command line or configuration, 77 this host cannot.",
+	};
+	auto_free struct given *given = calloc((size_t)argc, sizeof(*given));
+	struct parse parse = {.given = given};
+	int r;
+
+	*ret = (struct run_options){0};
+	r = vm_config_init(&ret->config);
+	if (r < 0 || !given)
+		return -ENOMEM;
+	r = argp_parse(&argp, argc, argv, 0, NULL, &parse);
+	if (r != 0)
+		return -r;
+	for (size_t i = 0; i < parse.count; i++) {
+		if (given[i].key != OPT_CONFIG)
+			continue;
+		r = vm_config_load(&ret->config, given[i].arg, err);
+		if (r < 0)
+			return r;
+	}
+	for (size_t i = 0; i < parse.count; i++) {
+		r = apply(&given[i], ret, err);
+		if (r < 0)
+			return r;
+	}
+	return resolve(&ret->config, err);
+}
