@@ -102,3 +102,20 @@ int file_read_u64(const char *path, uint64_t *ret)
 	text[strcspn(text, "\n")] = '\0';
 	return number_parse(text, UINT64_MAX, ret);
 }
+
+int file_read_choice(const char *path, char *buf, size_t len)
+{
+	auto_free char *text = NULL;
+	const char *open, *close;
+	int r = file_read_text(path, 256, &text);
+
+	if (r < 0)
+		return r;
+	open = strchr(text, '[');
+	close = open ? strchr(open, ']') : NULL;
+	if (!close || (size_t)(close - open) > len)
+		return -EINVAL;
+	memcpy(buf, open + 1, (size_t)(close - open - 1));
+	buf[close - open - 1] = '\0';
+	return 0;
+}

@@ -47,4 +47,14 @@ int file_read_text(const char *path, size_t max, char **ret_text) must_check;
  */
 int file_read_u64(const char *path, uint64_t *ret) must_check;
 
+/**
+ * file_read_choice() - Read the chosen word of a file such as "always [madvise] never" (sysfs).
+ * @path: the file.
+ * @buf: the word in brackets, NUL-terminated.
+ * @len: size of @buf.
+ *
+ * Return: 0, -EINVAL when no word that fits is in brackets, or an errno.
+ */
+int file_read_choice(const char *path, char *buf, size_t len) must_check;
+
 #endif

@@ -42,23 +42,23 @@ const char *ksm_field_name(enum ksm_field field)
 	return names[field];
 }
 
-static int read_file(const char *root, const char *name, char **ret)
+static int field_path(char *path, size_t len, const char *root, const char *name)
 {
-	char path[PATH_MAX];
-	int n = snprintf(path, sizeof(path), "%s/%s", root, name);
+	int n = snprintf(path, len, "%s/%s", root, name);
 
-	if (n < 0 || (size_t)n >= sizeof(path))
-		return -ENAMETOOLONG;
-	return file_read_text(path, 256, ret);
+	return n < 0 || (size_t)n >= len ? -ENAMETOOLONG : 0;
 }
 
 static int read_field(const char *root, enum ksm_field field, struct ksm_state *state)
 {
 	auto_free char *text = NULL;
+	char path[PATH_MAX];
 	uint64_t v;
 	bool negative;
-	int r = read_file(root, names[field], &text);
+	int r = field_path(path, sizeof(path), root, names[field]);
 
+	if (r == 0)
+		r = file_read_text(path, 64, &text);
 	if (r < 0)
 		return r;
 	text[strcspn(text, "\n")] = '\0';
@@ -71,18 +71,13 @@ static int read_field(const char *root, enum ksm_field field, struct ksm_state *
 	return 0;
 }
 
-/* "[none] scan-time": the word in brackets is the choice. */
 static void read_advisor(const char *root, struct ksm_state *state)
 {
-	auto_free char *text = NULL;
-	const char *open, *close;
+	char path[PATH_MAX];
 
-	if (read_file(root, "advisor_mode", &text) < 0)
-		return;
-	open = strchr(text, '[');
-	close = open ? strchr(open, ']') : NULL;
-	if (close && close - open - 1 <= KSM_ADVISOR_NAME_MAX)
-		memcpy(state->advisor, open + 1, (size_t)(close - open - 1));
+	if (field_path(path, sizeof(path), root, "advisor_mode") < 0 ||
+	    file_read_choice(path, state->advisor, sizeof(state->advisor)) < 0)
+		state->advisor[0] = '\0';
 }
 
 int ksm_state_read(const char *root, struct ksm_state *ret)

@@ -16,6 +16,7 @@ static const struct verb {
 	cli_verb_fn run;
 } verbs[] = {
 	{"run", "start a VM and stay with it until it ends", cmd_run},
+	{"check", "say what this host can do for VMs", cmd_check},
 };
 
 int cli_error(const char *verb, int code, const char *fmt, ...)
