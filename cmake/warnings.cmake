@@ -8,10 +8,12 @@ target_compile_options(sardine_flags INTERFACE
   -Wmissing-prototypes -Wstrict-prototypes -Wold-style-definition -Wpointer-arith -Wwrite-strings -Wnull-dereference -Wimplicit-fallthrough
   -Werror
   -fstack-protector-strong -fno-strict-aliasing -fno-common -fvisibility=hidden)
-# _FORTIFY_SOURCE needs optimisation, and the sanitizers bring their own checks.
-target_compile_definitions(sardine_flags INTERFACE
-  $<$<AND:$<NOT:$<CONFIG:Debug>>,$<STREQUAL:${SARDINE_SANITIZE},>>:_FORTIFY_SOURCE=2>)
-target_compile_options(sardine_flags INTERFACE $<$<STREQUAL:${SARDINE_SANITIZE},>:-fcf-protection -fstack-clash-protection>)
+# _FORTIFY_SOURCE needs optimisation, and the sanitizers bring their own checks. (No generator expression on
+# SARDINE_SANITIZE: its value may hold a comma.)
+if(NOT SARDINE_SANITIZE)
+  target_compile_definitions(sardine_flags INTERFACE $<$<NOT:$<CONFIG:Debug>>:_FORTIFY_SOURCE=2>)
+  target_compile_options(sardine_flags INTERFACE -fcf-protection -fstack-clash-protection)
+endif()
 target_link_options(sardine_flags INTERFACE -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack -Wl,--as-needed)
 if(SARDINE_SANITIZE)
   target_compile_options(sardine_flags INTERFACE -fsanitize=${SARDINE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
