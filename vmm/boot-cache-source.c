@@ -137,7 +137,7 @@ int source_hash(struct source *s, int out_fd, uint64_t out_offset, struct errmsg
 			return errmsg_set(err, r, "%s %s: cannot read: %s", s->option, s->path, strerror(-r));
 		sha256_update(&ctx, len, buf);
 		if (out_fd >= 0) {
-			r = sparse_pwrite(out_fd, buf, len, out_offset + off);
+			r = sparse_pwrite(out_fd, buf, len, out_offset + off, NULL);
 			if (r < 0)
 				return r;
 		}

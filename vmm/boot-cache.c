@@ -182,7 +182,7 @@ static int make_bzimage(const struct bzimage *b, int in_fd, int out_fd, struct e
 		return errmsg_set(
 			why, -ENOEXEC,
 			"its code cannot be entered in 64-bit mode (XLF_KERNEL_64); use --kaslr off");
-	r = sparse_copy(in_fd, b->code_offset, b->code_bytes, out_fd, CACHE_PAGE_BYTES);
+	r = sparse_copy(in_fd, b->code_offset, b->code_bytes, out_fd, CACHE_PAGE_BYTES, NULL);
 	if (r < 0)
 		return r;
 	le64_put(&h->image_bytes, page_up(b->code_bytes));
@@ -198,13 +198,14 @@ static int make_bzimage(const struct bzimage *b, int in_fd, int out_fd, struct e
 static int make_flat(int in_fd, uint64_t bytes, int out_fd, struct errmsg *why, struct cache_header *h)
 {
 	struct elf_kernel elf;
+	uint64_t image_bytes;
 	int r = elf_kernel_parse(in_fd, bytes, why, &elf);
 
 	if (r == 0)
-		r = elf_kernel_flatten(&elf, in_fd, out_fd, CACHE_PAGE_BYTES);
+		r = elf_kernel_flatten(&elf, in_fd, out_fd, CACHE_PAGE_BYTES, &image_bytes);
 	if (r < 0)
 		return r;
-	le64_put(&h->image_bytes, elf.bytes);
+	le64_put(&h->image_bytes, image_bytes);
 	le64_put(&h->load, elf.load);
 	le64_put(&h->mem_bytes, elf.mem_bytes);
 	le64_put(&h->entry, elf.entry);

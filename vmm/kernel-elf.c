@@ -246,15 +246,20 @@ int elf_kernel_parse(int fd, uint64_t file_bytes, struct errmsg *err, struct elf
 	return 0;
 }
 
-int elf_kernel_flatten(const struct elf_kernel *elf, int in_fd, int out_fd, uint64_t out_offset)
+int elf_kernel_flatten(const struct elf_kernel *elf, int in_fd, int out_fd, uint64_t out_offset,
+		       uint64_t *ret_bytes)
 {
+	/* Where the entry is belongs to the image even if zero. */
+	uint64_t end = out_offset + (elf->entry - elf->load) + 1;
+
 	for (size_t i = 0; i < elf->segments; i++) {
 		const struct elf_segment *s = &elf->segment[i];
 		int r = sparse_copy(in_fd, s->offset, s->file_bytes, out_fd,
-				    out_offset + (s->paddr - elf->load));
+				    out_offset + (s->paddr - elf->load), &end);
 
 		if (r < 0)
 			return r;
 	}
+	*ret_bytes = page_up(end - out_offset);
 	return 0;
 }

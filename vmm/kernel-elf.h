@@ -27,7 +27,7 @@ struct elf_segment {
 /* What is known of a checked file. Segments are sorted by paddr and do not overlap. */
 struct elf_kernel {
 	uint64_t load;	    /* page aligned */
-	uint64_t bytes;	    /* page aligned, of the flat image */
+	uint64_t bytes;	    /* page aligned, of the flat image, at most */
 	uint64_t mem_bytes; /* page aligned, from load on */
 	uint64_t entry;	    /* physical */
 	enum boot_entry kind;
@@ -56,9 +56,12 @@ int elf_kernel_parse(int fd, uint64_t file_bytes, struct errmsg *err, struct elf
  * @out_fd: where to; no byte of the range written to may be other than zero or behind the end of the file.
  * Pages of zeros are not written: the caller sets the length with ftruncate.
  * @out_offset: where the image starts there, page aligned.
+ * @ret_bytes: of the image, without the pages of zeros at its end (vmlinux carries its bss, some 11 MiB in
+ * Debian's): these are better left to anonymous memory than copied from a file one by one.
  *
  * Return: 0, -ENOMEM or an errno of pread or pwrite.
  */
-int elf_kernel_flatten(const struct elf_kernel *elf, int in_fd, int out_fd, uint64_t out_offset) must_check;
+int elf_kernel_flatten(const struct elf_kernel *elf, int in_fd, int out_fd, uint64_t out_offset,
+		       uint64_t *ret_bytes) must_check;
 
 #endif

@@ -24,7 +24,7 @@ static size_t block_len(uint64_t off, size_t len)
 	return n < len ? (size_t)n : len;
 }
 
-int sparse_pwrite(int fd, const uint8_t *buf, size_t len, uint64_t off)
+int sparse_pwrite(int fd, const uint8_t *buf, size_t len, uint64_t off, uint64_t *io_end)
 {
 	size_t pos = 0;
 
@@ -45,11 +45,13 @@ int sparse_pwrite(int fd, const uint8_t *buf, size_t len, uint64_t off)
 		r = pwrite_full(fd, buf + start, pos - start, off + start);
 		if (r < 0)
 			return r;
+		if (io_end && *io_end < off + pos)
+			*io_end = off + pos;
 	}
 	return 0;
 }
 
-int sparse_copy(int in_fd, uint64_t in_off, uint64_t len, int out_fd, uint64_t out_off)
+int sparse_copy(int in_fd, uint64_t in_off, uint64_t len, int out_fd, uint64_t out_off, uint64_t *io_end)
 {
 	auto_free uint8_t *buf = malloc(COPY_BYTES);
 
@@ -60,7 +62,7 @@ int sparse_copy(int in_fd, uint64_t in_off, uint64_t len, int out_fd, uint64_t o
 		int r = pread_full(in_fd, buf, n, in_off);
 
 		if (r == 0)
-			r = sparse_pwrite(out_fd, buf, n, out_off);
+			r = sparse_pwrite(out_fd, buf, n, out_off, io_end);
 		if (r < 0)
 			return r;
 		in_off += n;

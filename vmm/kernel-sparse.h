@@ -14,16 +14,18 @@
  * @buf: the bytes.
  * @len: how many.
  * @off: where; blocks are pages of the file.
+ * @io_end: raised to the end of the last block that is not zero; or NULL.
  *
  * Return: 0 or the errno of pwrite.
  */
-int sparse_pwrite(int fd, const uint8_t *buf, size_t len, uint64_t off) must_check;
+int sparse_pwrite(int fd, const uint8_t *buf, size_t len, uint64_t off, uint64_t *io_end) must_check;
 
 /**
  * sparse_copy() - Copy a range of a file so.
  *
  * Return: 0, -ENODATA when @in_fd ends before, -ENOMEM, or the errno of pread or pwrite.
  */
-int sparse_copy(int in_fd, uint64_t in_off, uint64_t len, int out_fd, uint64_t out_off) must_check;
+int sparse_copy(int in_fd, uint64_t in_off, uint64_t len, int out_fd, uint64_t out_off,
+		uint64_t *io_end) must_check;
 
 #endif
