@@ -16,8 +16,6 @@
 #define CONFIG_SERIAL_MAX 20 /* virtio 1.2, 5.2.6.1: the device ID string */
 /* One slot of the IOAPIC's virtio lines is the balloon's. */
 #define CONFIG_DISKS_MAX (LAYOUT_VIRTIO_MAX - 1)
-/* sizeof(sockaddr_un.sun_path) less the NUL: what --console unix:PATH can be bound to. */
-#define CONFIG_SOCKET_PATH_MAX 107
 /* Longest configuration file that is read: some 50 times what every option at its longest takes. */
 #define CONFIG_FILE_MAX		  ((size_t)1 << 20)
 #define CONFIG_STOP_TIMEOUT_S	  30

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Signals to a running VM: the first asks its guest to power off, the second kills it. */
+#include "tools/run-signals.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+
+#include "base/fs.h"
+#include "base/log.h"
+
+struct run_signals {
+	int fd;
+	struct io_source *source;
+	struct io_source *timer;
+	unsigned timeout_s;
+	bool asked;
+	const struct run_signals_ops *ops;
+	void *arg;
+};
+
+static void signal_set(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+	sigaddset(set, SIGHUP);
+}
+
+void run_signals_block(void)
+{
+	sigset_t set;
+
+	signal_set(&set);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+bool run_signals_pending(void)
+{
+	sigset_t pending;
+
+	sigpending(&pending);
+	return sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1 ||
+	       sigismember(&pending, SIGHUP) == 1;
+}
+
+static void on_timeout(void *arg, uint32_t events)
+{
+	struct run_signals *s = arg;
+
+	(void)events;
+	log_warn("the guest did not power off within %u s of its power button: killing it", s->timeout_s);
+	s->ops->kill(s->arg);
+}
+
+static void on_signal(void *arg, uint32_t events)
+{
+	struct run_signals *s = arg;
+	struct signalfd_siginfo info;
+	const char *name;
+
+	(void)events;
+	if (read(s->fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
+		return;
+	name = strsignal((int)info.ssi_signo);
+	if (s->asked || s->timeout_s == 0) {
+		log_warn("signal %u (%s): killing the guest", info.ssi_signo, name);
+		s->ops->kill(s->arg);
+		return;
+	}
+	s->asked = true;
+	log_info("signal %u (%s): power button pressed, kill in %u s", info.ssi_signo, name, s->timeout_s);
+	s->ops->power_button(s->arg);
+	if (io_timer_set(s->timer, (uint64_t)s->timeout_s * 1000000000) < 0)
+		s->ops->kill(s->arg);
+}
+
+int run_signals_new(struct io_loop *loop, unsigned timeout_s, const struct run_signals_ops *ops, void *arg,
+		    struct errmsg *err, struct run_signals **ret)
+{
+	cleanup(run_signals_free_p) struct run_signals *s = calloc(1, sizeof(*s));
+	sigset_t set;
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+	*s = (struct run_signals){.timeout_s = timeout_s, .ops = ops, .arg = arg};
+	signal_set(&set);
+	s->fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (s->fd < 0)
+		return errmsg_set(err, -errno, "signalfd: %s", strerror(errno));
+	r = io_source_new(loop, s->fd, EPOLLIN, on_signal, s, &s->source);
+	if (r == 0)
+		r = io_timer_new(loop, on_timeout, s, &s->timer);
+	if (r < 0)
+		return errmsg_set(err, r, "cannot watch signals: %s", strerror(-r));
+	*ret = TAKE_PTR(s);
+	return 0;
+}
+
+void run_signals_free(struct run_signals *s)
+{
+	if (!s)
+		return;
+	io_source_free(s->source);
+	io_source_free(s->timer);
+	close_fd_p(&s->fd);
+	free(s);
+}
