@@ -1,2 +1,143 @@
-#include "probe.h"
-const struct verb balloon_verbs[] = {{NULL, NULL}};
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Balloon: pages given up and taken back, in the orders a guest might choose. */
+#include "virtio.h"
+
+#define CONFIG_NUM_PAGES (REG_CONFIG + 0)
+#define CONFIG_ACTUAL	 (REG_CONFIG + 4)
+#define INFLATE		 0
+#define DEFLATE		 1
+#define BATCH_MAX	 1024
+#define TIMEOUT_US	 20000000
+
+static uint32_t pfns[BATCH_MAX] __attribute__((aligned(4096)));
+static bool running;
+
+static uint32_t config(const struct device *d, uint32_t offset)
+{
+	return mmio_read32(d->base + offset);
+}
+
+static const char *send(struct device *d, unsigned queue, unsigned count)
+{
+	struct queue *q = &d->queue[queue];
+	const char *error;
+	uint32_t written;
+	uint16_t head;
+
+	q->desc[0] = (struct desc){(uint64_t)pfns, count * 4, 0, 0};
+	queue_add(q, 0);
+	queue_kick(d, queue);
+	error = queue_wait(d, queue, TIMEOUT_US);
+	if (!error && (!queue_pop(q, &head, &written) || head != 0))
+		error = "used-unknown-head";
+	return error;
+}
+
+/* The i-th of n in one of three orders: up, down, or scattered (n and the step have no common factor). */
+static uint64_t in_order(uint64_t i, uint64_t n, const char *order)
+{
+	if (order[0] == 'd')
+		return n - 1 - i;
+	if (order[0] == 's')
+		return i * (n % 7919 ? 7919 : 7907) % n;
+	return i;
+}
+
+static bool start(const struct command *c, struct device *d)
+{
+	const char *error;
+
+	if (running && !arg(c, "restart", 0))
+		return true;
+	error = virtio_start(d, arg(c, "features", F_EVENT_IDX), 2, QUEUE_SIZE_MAX);
+	if (error)
+		fail(c, "%s", error);
+	running = !error;
+	return running;
+}
+
+static void info(const struct command *c)
+{
+	struct device *d = virtio_device(c, VIRTIO_ID_BALLOON);
+
+	if (!d || !start(c, d))
+		return;
+	answer(c);
+	say(" num_pages=%u actual=%u status=%u features=%lx", config(d, CONFIG_NUM_PAGES),
+	    config(d, CONFIG_ACTUAL), virtio_status(d), d->features);
+}
+
+static void move(const struct command *c, unsigned queue)
+{
+	struct device *d = virtio_device(c, VIRTIO_ID_BALLOON);
+	uint64_t from = arg(c, "from", 0) / PAGE, to = arg(c, "to", 0) / PAGE, batch = arg(c, "batch", 256);
+	uint64_t cycles = tsc(), requests = 0;
+	const char *error = NULL;
+	char order[8] = "up";
+
+	if (!d || !start(c, d))
+		return;
+	arg_text(c, "order", order, sizeof(order));
+	if (!arg(c, "force", 0) && !machine_is_usable(from * PAGE, to * PAGE)) {
+		fail(c, "range is not usable RAM");
+		return;
+	}
+	if (batch == 0 || batch > BATCH_MAX || from >= to) {
+		fail(c, "batch or range");
+		return;
+	}
+	for (uint64_t i = 0; i < to - from && !error; requests++) {
+		unsigned n = 0;
+
+		for (; n < batch && i < to - from; n++, i++)
+			pfns[n] = (uint32_t)(from + in_order(i, to - from, order));
+		error = send(d, queue, n);
+	}
+	if (error) {
+		running = false;
+		fail(c, "%s", error);
+		return;
+	}
+	if (arg(c, "report", 1)) {
+		uint32_t actual = config(d, CONFIG_ACTUAL), n = (uint32_t)(to - from);
+
+		mmio_write32(d->base + CONFIG_ACTUAL, queue == INFLATE ? actual + n
+						      : actual < n     ? 0
+								       : actual - n);
+	}
+	answer(c);
+	say(" pfns=%lu requests=%lu cycles=%lu actual=%u num_pages=%u", to - from, requests, tsc() - cycles,
+	    config(d, CONFIG_ACTUAL), config(d, CONFIG_NUM_PAGES));
+}
+
+static void inflate(const struct command *c)
+{
+	move(c, INFLATE);
+}
+
+static void deflate(const struct command *c)
+{
+	move(c, DEFLATE);
+}
+
+/* Wait until the host asks for so many pages. */
+static void target(const struct command *c)
+{
+	struct device *d = virtio_device(c, VIRTIO_ID_BALLOON);
+	uint64_t want = arg(c, "pages", 0), end = tsc() + us_to_cycles(arg(c, "timeout_ms", 5000) * 1000);
+
+	if (!d || !start(c, d))
+		return;
+	while (config(d, CONFIG_NUM_PAGES) != want && tsc() < end)
+		delay_us(200);
+	if (config(d, CONFIG_NUM_PAGES) != want) {
+		fail(c, "num_pages=%u", config(d, CONFIG_NUM_PAGES));
+		return;
+	}
+	answer(c);
+	say(" num_pages=%lu isr=%u", want, mmio_read32(d->base + REG_INTERRUPT_STATUS));
+}
+
+const struct verb balloon_verbs[] = {
+	{"balloon", info}, {"inflate", inflate}, {"deflate", deflate}, {"target", target}, {NULL, NULL},
+};

@@ -90,6 +90,39 @@ static void poke(const struct command *c)
 	answer(c);
 }
 
+static int hex_digit(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Bytes into memory, and out of it. */
+static void store(const struct command *c)
+{
+	static char text[1024];
+	uint64_t address = arg(c, "at", 0), n = 0;
+
+	if (!arg_text(c, "hex", text, sizeof(text))) {
+		fail(c, "hex");
+		return;
+	}
+	for (; hex_digit(text[2 * n]) >= 0 && hex_digit(text[2 * n + 1]) >= 0; n++)
+		*(volatile uint8_t *)at(address + n) =
+			(uint8_t)(hex_digit(text[2 * n]) << 4 | hex_digit(text[2 * n + 1]));
+	answer(c);
+	say(" bytes=%lu", n);
+}
+
+static void load(const struct command *c)
+{
+	const volatile uint8_t *p = at(arg(c, "at", 0));
+	uint64_t bytes = arg(c, "bytes", 16);
+
+	answer(c);
+	say(" hex=");
+	for (uint64_t i = 0; i < bytes; i++)
+		say("%c%c", "0123456789abcdef"[p[i] >> 4], "0123456789abcdef"[p[i] & 15]);
+}
+
 static void port_in(const struct command *c)
 {
 	uint8_t v = in8((uint16_t)arg(c, "port", 0));
@@ -204,8 +237,11 @@ static void fault(const struct command *c)
 }
 
 const struct verb machine_verbs[] = {
-	{"hello", hello},   {"map", map},   {"acpi", acpi},	     {"cmdline", cmdline}, {"cpus", cpus},
-	{"peek", peek},	    {"poke", poke}, {"in", port_in},	     {"out", port_out},	   {"flood", flood},
-	{"time", time_now}, {"spin", spin}, {"poweroff", power_off}, {"reset", reset},	   {"button", button},
-	{"fault", fault},   {NULL, NULL},
+	{"hello", hello},     {"map", map},	  {"acpi", acpi},
+	{"cmdline", cmdline}, {"cpus", cpus},	  {"peek", peek},
+	{"poke", poke},	      {"in", port_in},	  {"out", port_out},
+	{"flood", flood},     {"store", store},	  {"load", load},
+	{"time", time_now},   {"spin", spin},	  {"poweroff", power_off},
+	{"reset", reset},     {"button", button}, {"fault", fault},
+	{NULL, NULL},
 };

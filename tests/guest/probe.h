@@ -17,9 +17,9 @@
 
 #include "image.h"
 
-#define PAGE 4096ull
-#define MIB  (1ull << 20)
-#define GIB  (1ull << 30)
+#define PAGE 4096ul
+#define MIB  (1ul << 20)
+#define GIB  (1ul << 30)
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
