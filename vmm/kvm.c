@@ -70,6 +70,18 @@ static int set_intel_pages(struct kvm *kvm)
 	return 0;
 }
 
+/* Guests get no performance counters (CPUID says so too); a KVM that can, then emulates none of their MSRs.
+ */
+static int disable_pmu(struct kvm *kvm)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_PMU_CAPABILITY, .args = {KVM_PMU_CAP_DISABLE}};
+	int can = ioctl(kvm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_PMU_CAPABILITY);
+
+	if (can <= 0 || !(can & KVM_PMU_CAP_DISABLE))
+		return 0;
+	return ioctl(kvm->vm_fd, KVM_ENABLE_CAP, &cap) < 0 ? -errno : 0;
+}
+
 static int create_vm(struct kvm *kvm)
 {
 	struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
@@ -81,6 +93,8 @@ static int create_vm(struct kvm *kvm)
 	if (kvm->vm_fd < 0)
 		return -errno;
 	r = set_intel_pages(kvm);
+	if (r == 0)
+		r = disable_pmu(kvm);
 	if (r < 0)
 		return r;
 	if (ioctl(kvm->vm_fd, KVM_CREATE_IRQCHIP, 0) < 0)
