@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""scenario_demo.py - the main job in the lab: guests merged by ksmd under a live table on the caller's terminal."""
+
+import json
+import sys
+
+from errors import check
+
+GUESTS = 2
+MERGE_SECONDS = 60
+LIMIT_SECONDS = 270
+
+
+def demo(lab):
+    """Two guests, ksmd, and the live table of `sardine stats`; --json prints the final numbers instead."""
+    lab.outer.must(f"mkdir -p /run/demo && ln -sf /lab/guests/{lab.inner}/vmlinuz /lab/guests/{lab.inner}/initrd "
+                   "/lab/guests/root.img /run/demo/")
+
+    def show(data):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+    as_json = lab.options.json
+    status, output = lab.outer.run(
+        f"sh /lab/programs/bin/demo-guests.sh {GUESTS} {MERGE_SECONDS} /run/demo {'--json 2>/run/lab/demo.err' if as_json else ''}",
+        timeout=LIMIT_SECONDS, on_data=None if as_json else show)
+    detail = lab.outer.run("cat /run/lab/demo.err")[1] if as_json else output
+    check(status == 0, f"the demo exited with {status}: {detail.strip()[-600:]}")
+    if as_json:
+        json.loads(output)
+        show(output.encode())
