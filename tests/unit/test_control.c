@@ -1,0 +1,591 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The control socket: requests and answers, and clients that behave badly. No VM behind it. */
+#include "vmm/control.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "base/fs.h"
+#include "base/size.h"
+#include "tests/unit/loop-thread.h"
+#include "tests/unit/tempdir.h"
+#include "tests/unit/test.h"
+#include "vmm/control-internal.h"
+
+/* The VM: counts what it is asked. */
+struct fake_vm {
+	atomic_uint presses;
+	atomic_uint kills;
+	atomic_ullong balloon_bytes;
+	int balloon_result;
+	int console_result;
+	atomic_bool dump_go; /* the dump waits for it */
+	atomic_uint dumps_cancelled;
+};
+
+struct fixture {
+	struct tempdir dir;
+	struct loop_thread t;
+	struct control *control;
+	struct fake_vm vm;
+	char path[256];
+};
+
+static json_t *fake_stats(void *arg)
+{
+	(void)arg;
+	return json_pack("{s:i}", "schema", 1);
+}
+
+static void fake_press(void *arg)
+{
+	atomic_fetch_add(&((struct fake_vm *)arg)->presses, 1);
+}
+
+static void fake_kill(void *arg)
+{
+	atomic_fetch_add(&((struct fake_vm *)arg)->kills, 1);
+}
+
+static int fake_balloon(void *arg, uint64_t bytes)
+{
+	struct fake_vm *vm = arg;
+
+	atomic_store(&vm->balloon_bytes, bytes);
+	return vm->balloon_result;
+}
+
+static int fake_dump(void *arg, int fd, enum dump_format format, const atomic_bool *cancel,
+		     struct errmsg *err, struct dump_result *ret)
+{
+	struct fake_vm *vm = arg;
+
+	while (!atomic_load(&vm->dump_go) && !atomic_load(cancel))
+		nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+	if (atomic_load(cancel)) {
+		atomic_fetch_add(&vm->dumps_cancelled, 1);
+		return errmsg_set(err, -ECANCELED, "cancelled");
+	}
+	ret->data_bytes = 3;
+	ret->file_bytes = 5;
+	if (format == DUMP_RAW)
+		return errmsg_set(err, -ENOSPC, "cannot write: no space");
+	return pwrite_full(fd, "abc", 3, 0);
+}
+
+static int fake_console(void *arg, int fd, const void *prefix, size_t prefix_len, const void *input,
+			size_t input_len)
+{
+	struct fake_vm *vm = arg;
+	int r = vm->console_result;
+
+	if (r == 0 && (send(fd, prefix, prefix_len, 0) < 0 || send(fd, "history|", 8, 0) < 0 ||
+		       (input_len && send(fd, input, input_len, 0) < 0)))
+		r = -errno;
+	close(fd);
+	return r;
+}
+
+static const struct control_ops fake_ops = {
+	.stats = fake_stats,
+	.power_button = fake_press,
+	.kill = fake_kill,
+	.balloon = fake_balloon,
+	.dump = fake_dump,
+	.console = fake_console,
+};
+
+static void fixture_start(struct fixture *f)
+{
+	struct errmsg err = {0};
+
+	*f = (struct fixture){.dir = tempdir_make()};
+	snprintf(f->path, sizeof(f->path), "%s/a.sock", f->dir.path);
+	assert_int_equal(io_loop_new(&f->t.loop), 0);
+	assert_int_equal(control_new(f->t.loop, f->path, "web1", &fake_ops, &f->vm, &err, &f->control), 0);
+	loop_thread_start(&f->t);
+}
+
+static void fixture_stop(struct fixture *f)
+{
+	struct stat st;
+
+	loop_thread_stop(&f->t);
+	control_free(f->control);
+	io_loop_free(f->t.loop);
+	assert_int_equal(lstat(f->path, &st), -1); /* the socket is removed */
+	tempdir_remove(&f->dir);
+}
+
+/* One line; "" at the end of the stream or the deadline. */
+static const char *get_line(int fd)
+{
+	static char buf[CONTROL_OUTPUT_MAX + 4096];
+	size_t len = 0;
+
+	while (len < sizeof(buf) - 1 && test_read(fd, buf + len, 1) == 1)
+		if (buf[len++] == '\n')
+			break;
+	buf[len] = '\0';
+	return buf;
+}
+
+static int join(struct fixture *f)
+{
+	int fd;
+
+	assert_int_equal(unix_connect(f->path, &fd), 0);
+	assert_non_null(strstr(get_line(fd), "\"protocol\""));
+	return fd;
+}
+
+static void send_text(int fd, const char *text)
+{
+	assert_int_equal(write_full(fd, text, strlen(text)), 0);
+}
+
+static void send_fd(int fd, const char *text, const int *fds, size_t count)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(16 * sizeof(int))];
+	} ancillary = {0};
+	char copy[256];
+	struct iovec iov = {.iov_base = copy, .iov_len = strlen(text)};
+	struct msghdr msg = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = ancillary.bytes,
+			     .msg_controllen = CMSG_SPACE(count * sizeof(int))};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+
+	strcpy(copy, text);
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(count * sizeof(int));
+	memcpy(CMSG_DATA(c), fds, count * sizeof(int));
+	assert_int_equal(sendmsg(fd, &msg, 0), strlen(text));
+}
+
+TEST(greets)
+{
+	struct fixture f;
+	int fd;
+	json_t *json;
+	const char *version, *name;
+	int min, max, pid;
+
+	fixture_start(&f);
+	assert_int_equal(unix_connect(f.path, &fd), 0);
+	json = json_loads(get_line(fd), 0, NULL);
+	assert_int_equal(json_unpack(json, "{s:s, s:{s:i, s:i}, s:s, s:i !}", "sardine", &version, "protocol",
+				     "min", &min, "max", &max, "name", &name, "pid", &pid),
+			 0);
+	assert_string_equal(version, SARDINE_VERSION);
+	assert_string_equal(name, "web1");
+	assert_int_equal(pid, getpid());
+	json_decref(json);
+	close(fd);
+	fixture_stop(&f);
+}
+
+/* Each row on one connection, in order: bad requests do not end it. */
+TEST(answers)
+{
+	static const struct {
+		const char *request;
+		const char *answer;
+	} rows[] = {
+		{"{\"id\":1,\"cmd\":\"ping\"}", "{\"id\":1,\"ok\":true,\"result\":{}}"},
+		{"{\"cmd\":\"ping\"}", "{\"id\":null,\"ok\":true,\"result\":{}}"},
+		{"{\"id\":2,\"cmd\":\"stats\"}", "{\"id\":2,\"ok\":true,\"result\":{\"schema\":1}}"},
+		{"{\"id\":3,\"cmd\":\"power-button\"}", "{\"id\":3,\"ok\":true,\"result\":{}}"},
+		{"{\"id\":4,\"cmd\":\"balloon\",\"target_mib\":96}", "{\"id\":4,\"ok\":true,\"result\":{}}"},
+		{"{\"id\":5,\"cmd\":\"balloon\"}", "\"error\":\"target_mib: is missing;"},
+		{"{\"id\":6,\"cmd\":\"balloon\",\"target_mib\":-1}", "\"error\":\"target_mib: must be"},
+		{"{\"id\":7,\"cmd\":\"balloon\",\"target_mib\":\"1\"}", "\"error\":\"target_mib: must be"},
+		{"{\"id\":8,\"cmd\":\"balloon\",\"target_mib\":9223372036854775807}",
+		 "\"error\":\"target_mib"},
+		{"{\"id\":9,\"cmd\":\"balloon\",\"target_mib\":1.5}", "\"error\":\"target_mib: must be"},
+		{"{\"id\":10,\"cmd\":\"fly\"}",
+		 "{\"id\":10,\"ok\":false,\"error\":\"no command \\\"fly\\\"\"}"},
+		{"{\"id\":11,\"cmd\":\"ping\",\"x\":1}", "\"error\":\"ping has no argument \\\"x\\\"\""},
+		{"{\"id\":12}", "{\"id\":12,\"ok\":false,\"error\":\"cmd: is missing"},
+		{"{\"id\":13,\"cmd\":7}", "{\"id\":13,\"ok\":false,\"error\":\"cmd: is missing"},
+		{"{\"id\":[1],\"cmd\":\"ping\"}", "\"error\":\"id: must be"},
+		{"{\"id\":14,\"cmd\":\"dump\"}", "\"error\":\"pass the file's descriptor"},
+		{"{\"id\":15,\"cmd\":\"dump\",\"format\":\"zip\"}", "\"error\":\"format: must be"},
+		{"{\"id\":16,\"cmd\":\"stop\",\"timeout_s\":86401}", "\"error\":\"timeout_s: must be"},
+		{"", "\"error\":\"not a request"},
+		{"[]", "\"error\":\"not a request: an object is needed\""},
+		{"{", "{\"id\":null,\"ok\":false,\"error\":\"not a request"},
+		{"{\"id\":1,\"id\":2,\"cmd\":\"ping\"}", "\"error\":\"not a request"},
+		{"{\"id\":1,\"cmd\":\"ping\"} x", "\"error\":\"not a request"},
+		{"\xff\xfe", "\"error\":\"not a request"},
+		{"{\"id\":1,\"cmd\":\"a\\nb\\u00e4\"}", "no command \\\"a?b??\\\""},
+	};
+	struct fixture f;
+	int fd;
+
+	fixture_start(&f);
+	fd = join(&f);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		const char *line;
+
+		send_text(fd, rows[i].request);
+		send_text(fd, "\n");
+		line = get_line(fd);
+		if (!strstr(line, rows[i].answer))
+			fail_msg("row %zu: %s", i, line);
+	}
+	assert_int_equal(atomic_load(&f.vm.presses), 1);
+	assert_int_equal(atomic_load(&f.vm.balloon_bytes), 96 * MIB);
+	close(fd);
+	fixture_stop(&f);
+}
+
+TEST(requests_may_come_in_pieces_and_heaps)
+{
+	struct fixture f;
+	int fd;
+	char buf[64];
+
+	fixture_start(&f);
+	fd = join(&f);
+	for (const char *p = "{\"id\":1,\"cmd\":\"ping\"}\n"; *p; p++)
+		assert_int_equal(write_full(fd, p, 1), 0);
+	assert_non_null(strstr(get_line(fd), "\"id\":1,"));
+	for (int i = 0; i < 500; i++) {
+		snprintf(buf, sizeof(buf), "{\"id\":%d,\"cmd\":\"ping\"}\n", i);
+		send_text(fd, buf);
+	}
+	/* Half closed: the answers still come, in order, and then the end. */
+	shutdown(fd, SHUT_WR);
+	for (int i = 0; i < 500; i++) {
+		snprintf(buf, sizeof(buf), "{\"id\":%d,", i);
+		assert_non_null(strstr(get_line(fd), buf));
+	}
+	assert_string_equal(get_line(fd), "");
+	close(fd);
+	fixture_stop(&f);
+}
+
+TEST(long_line_ends_the_connection_and_no_other)
+{
+	struct fixture f;
+	auto_free char *junk = malloc(2 * CONTROL_LINE_MAX);
+	int fd, other;
+
+	fixture_start(&f);
+	fd = join(&f);
+	other = join(&f);
+	memset(junk, 'x', 2 * CONTROL_LINE_MAX);
+	(void)!send(fd, junk, 2 * CONTROL_LINE_MAX, MSG_NOSIGNAL | MSG_DONTWAIT);
+	assert_non_null(strstr(get_line(fd), "longer than"));
+	assert_string_equal(get_line(fd), "");
+	send_text(other, "{\"id\":1,\"cmd\":\"ping\"}\n");
+	assert_non_null(strstr(get_line(other), "\"ok\":true"));
+	close(fd);
+	close(other);
+	fixture_stop(&f);
+}
+
+TEST(client_that_never_reads_is_dropped)
+{
+	struct fixture f;
+	int fd, other;
+	int64_t deadline = test_now_ms() + TEST_DEADLINE_MS;
+
+	fixture_start(&f);
+	f.control->slow_ns = 50000000;
+	fd = join(&f);
+	assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+	/* Asks until the connection ends. */
+	while (test_now_ms() < deadline) {
+		ssize_t n = send(fd, "{\"id\":1,\"cmd\":\"stats\"}\n", 23, MSG_NOSIGNAL);
+
+		if (n < 0 && errno != EAGAIN)
+			break;
+		if (n < 0)
+			nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+	}
+	assert_true(test_now_ms() < deadline);
+	other = join(&f);
+	send_text(other, "{\"id\":1,\"cmd\":\"ping\"}\n");
+	assert_non_null(strstr(get_line(other), "\"ok\":true"));
+	close(fd);
+	close(other);
+	fixture_stop(&f);
+}
+
+TEST(clients_are_bounded)
+{
+	struct fixture f;
+	int fds[CONTROL_CLIENTS_MAX], fd;
+
+	fixture_start(&f);
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
+		fds[i] = join(&f);
+	assert_int_equal(unix_connect(f.path, &fd), 0);
+	assert_non_null(strstr(get_line(fd), "too many clients"));
+	assert_string_equal(get_line(fd), "");
+	close(fd);
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
+		close(fds[i]);
+	/* Their places are free again. */
+	for (int64_t deadline = test_now_ms() + TEST_DEADLINE_MS;; close(fd)) {
+		assert_true(test_now_ms() < deadline);
+		assert_int_equal(unix_connect(f.path, &fd), 0);
+		if (strstr(get_line(fd), "\"protocol\""))
+			break;
+	}
+	close(fd);
+	fixture_stop(&f);
+}
+
+static void end_vm(struct fixture *f)
+{
+	loop_thread_stop(&f->t);
+	control_ended(f->control, "power-off", "a line");
+	loop_thread_start(&f->t);
+}
+
+TEST(waits_are_answered_at_the_end)
+{
+	static const char answer[] = "\"ok\":true,\"result\":{\"end\":\"power-off\",\"detail\":\"a line\"}}";
+	struct fixture f;
+	int a, b;
+
+	fixture_start(&f);
+	a = join(&f);
+	b = join(&f);
+	send_text(a, "{\"id\":1,\"cmd\":\"wait\"}\n{\"id\":2,\"cmd\":\"stop\",\"timeout_s\":3600}\n");
+	send_text(b, "{\"cmd\":\"wait\"}\n");
+	shutdown(b, SHUT_WR);
+	send_text(a, "{\"id\":3,\"cmd\":\"ping\"}\n"); /* they do not stand in its way */
+	assert_non_null(strstr(get_line(a), "\"id\":3"));
+	assert_int_equal(atomic_load(&f.vm.presses), 1);
+	end_vm(&f);
+	assert_non_null(strstr(get_line(a), answer));
+	assert_non_null(strstr(get_line(a), answer));
+	assert_non_null(strstr(get_line(b), answer));
+	assert_int_equal(atomic_load(&f.vm.kills), 0);
+	close(a);
+	close(b);
+	fixture_stop(&f);
+}
+
+TEST(waits_are_bounded)
+{
+	struct fixture f;
+	int fd;
+
+	fixture_start(&f);
+	fd = join(&f);
+	for (unsigned i = 0; i <= CONTROL_WAITS_MAX; i++)
+		send_text(fd, "{\"id\":1,\"cmd\":\"wait\"}\n");
+	assert_non_null(strstr(get_line(fd), "too many requests"));
+	close(fd);
+	fixture_stop(&f);
+}
+
+static bool killed(void *arg)
+{
+	return atomic_load(&((struct fixture *)arg)->vm.kills) > 0;
+}
+
+TEST(stop_kills_after_its_time)
+{
+	struct fixture f;
+	int fd;
+
+	fixture_start(&f);
+	fd = join(&f);
+	send_text(fd, "{\"id\":1,\"cmd\":\"stop\",\"timeout_s\":3600}\n");
+	/* The earlier of two counts. */
+	send_text(fd, "{\"id\":2,\"cmd\":\"stop\",\"timeout_s\":0}\n");
+	assert_true(test_wait(killed, &f));
+	assert_int_equal(atomic_load(&f.vm.presses), 2);
+	close(fd);
+	fixture_stop(&f);
+	fixture_start(&f);
+	fd = join(&f);
+	send_text(fd, "{\"id\":1,\"cmd\":\"stop\",\"timeout_s\":1}\n");
+	assert_true(test_wait(killed, &f));
+	assert_int_equal(atomic_load(&f.vm.presses), 1);
+	close(fd);
+	fixture_stop(&f);
+}
+
+TEST(kill_answers_first)
+{
+	struct fixture f;
+	int fd;
+
+	fixture_start(&f);
+	fd = join(&f);
+	send_text(fd, "{\"id\":1,\"cmd\":\"kill\"}\n");
+	assert_non_null(strstr(get_line(fd), "\"ok\":true"));
+	assert_true(killed(&f));
+	close(fd);
+	fixture_stop(&f);
+}
+
+TEST(balloon_errors)
+{
+	struct fixture f;
+	int fd;
+
+	fixture_start(&f);
+	fd = join(&f);
+	f.vm.balloon_result = -EINVAL;
+	send_text(fd, "{\"id\":1,\"cmd\":\"balloon\",\"target_mib\":1}\n");
+	assert_non_null(strstr(get_line(fd), "more than the VM's memory"));
+	f.vm.balloon_result = -ENODEV;
+	send_text(fd, "{\"id\":1,\"cmd\":\"balloon\",\"target_mib\":1}\n");
+	assert_non_null(strstr(get_line(fd), "no balloon"));
+	close(fd);
+	fixture_stop(&f);
+}
+
+TEST(console_takes_the_connection)
+{
+	struct fixture f;
+	char buf[256];
+	size_t len;
+	int fd;
+
+	fixture_start(&f);
+	fd = join(&f);
+	f.vm.console_result = -EUSERS;
+	send_text(fd, "{\"id\":1,\"cmd\":\"console\"}\n");
+	assert_non_null(strstr(get_line(fd), "as many clients as it takes"));
+	/* The connection is as it was. */
+	f.vm.console_result = 0;
+	send_text(fd, "{\"id\":2,\"cmd\":\"ping\"}\n{\"id\":3,\"cmd\":\"console\"}\n{\"typed\n");
+	len = test_read(fd, buf, sizeof(buf) - 1);
+	buf[len] = '\0';
+	assert_string_equal(buf, "{\"id\":2,\"ok\":true,\"result\":{}}\n"
+				 "{\"id\":3,\"ok\":true,\"result\":{\"stream\":true}}\n"
+				 "history|{\"typed\n");
+	close(fd);
+	fd = join(&f);
+	send_text(fd, "{\"id\":1,\"cmd\":\"wait\"}\n{\"id\":2,\"cmd\":\"console\"}\n");
+	assert_non_null(strstr(get_line(fd), "without an answer"));
+	close(fd);
+	fixture_stop(&f);
+}
+
+TEST(dump_goes_to_the_descriptor_while_the_loop_goes_on)
+{
+	struct fixture f;
+	char *text = NULL;
+	int a, b, file;
+
+	fixture_start(&f);
+	a = join(&f);
+	b = join(&f);
+	file = open(tempdir_file(&f.dir, "dump"), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	send_fd(a, "{\"id\":1,\"cmd\":\"dump\"}\n", &file, 1);
+	send_text(a, "{\"id\":2,\"cmd\":\"ping\"}\n");
+	assert_non_null(strstr(get_line(a), "\"id\":2"));
+	send_fd(b, "{\"id\":1,\"cmd\":\"dump\"}\n", &file, 1);
+	assert_non_null(strstr(get_line(b), "being written already"));
+	atomic_store(&f.vm.dump_go, true);
+	assert_string_equal(get_line(a),
+			    "{\"id\":1,\"ok\":true,\"result\":{\"file_bytes\":5,\"data_bytes\":3}}\n");
+	assert_int_equal(file_read_text(tempdir_file(&f.dir, "dump"), 100, &text), 0);
+	assert_string_equal(text, "abc");
+	free(text);
+	/* b's descriptor is still there. */
+	send_text(b, "{\"id\":2,\"cmd\":\"dump\",\"format\":\"raw\"}\n");
+	assert_non_null(
+		strstr(get_line(b), "cannot write: no space; the file is incomplete: 3 B were written"));
+	close(a);
+	close(b);
+	close(file);
+	fixture_stop(&f);
+}
+
+static bool dump_cancelled(void *arg)
+{
+	return atomic_load(&((struct fixture *)arg)->vm.dumps_cancelled) == 1;
+}
+
+TEST(dump_ends_with_its_client_and_with_the_server)
+{
+	struct fixture f;
+	int fd, file;
+
+	fixture_start(&f);
+	file = open(tempdir_file(&f.dir, "dump"), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	fd = join(&f);
+	send_fd(fd, "{\"id\":1,\"cmd\":\"dump\"}\n", &file, 1);
+	close(fd);
+	assert_true(test_wait(dump_cancelled, &f));
+	fd = join(&f);
+	/* Until the first one is cleared away. */
+	do
+		send_fd(fd, "{\"id\":1,\"cmd\":\"dump\"}\n{\"id\":2,\"cmd\":\"ping\"}\n", &file, 1);
+	while (strstr(get_line(fd), "already") && get_line(fd));
+	fixture_stop(&f); /* joins the thread */
+	close(fd);
+	close(file);
+}
+
+static unsigned open_fds(void)
+{
+	unsigned count = 0;
+
+	for (int fd = 0; fd < 256; fd++)
+		count += fcntl(fd, F_GETFD) >= 0;
+	return count;
+}
+
+TEST(unwanted_descriptors_are_closed)
+{
+	struct fixture f;
+	unsigned before;
+	int fds[8], fd;
+
+	fixture_start(&f);
+	fd = join(&f);
+	for (unsigned i = 0; i < ARRAY_SIZE(fds); i++)
+		fds[i] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	before = open_fds();
+	for (unsigned i = 0; i < 5; i++) {
+		send_fd(fd, "{\"id\":1,\"cmd\":\"ping\"}\n", fds, ARRAY_SIZE(fds));
+		assert_non_null(strstr(get_line(fd), "\"ok\":true"));
+	}
+	assert_int_equal(open_fds(), before + 1); /* one is kept for a dump */
+	close(fd);
+	for (unsigned i = 0; i < ARRAY_SIZE(fds); i++)
+		close(fds[i]);
+	fixture_stop(&f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(greets),
+		cmocka_unit_test(answers),
+		cmocka_unit_test(requests_may_come_in_pieces_and_heaps),
+		cmocka_unit_test(long_line_ends_the_connection_and_no_other),
+		cmocka_unit_test(client_that_never_reads_is_dropped),
+		cmocka_unit_test(clients_are_bounded),
+		cmocka_unit_test(waits_are_answered_at_the_end),
+		cmocka_unit_test(waits_are_bounded),
+		cmocka_unit_test(stop_kills_after_its_time),
+		cmocka_unit_test(kill_answers_first),
+		cmocka_unit_test(balloon_errors),
+		cmocka_unit_test(console_takes_the_connection),
+		cmocka_unit_test(dump_goes_to_the_descriptor_while_the_loop_goes_on),
+		cmocka_unit_test(dump_ends_with_its_client_and_with_the_server),
+		cmocka_unit_test(unwanted_descriptors_are_closed),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The control socket of one VM: requests and answers as JSON lines, on the I/O loop. */
+#ifndef SARDINE_VMM_CONTROL_H
+#define SARDINE_VMM_CONTROL_H
+
+#include <jansson.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "base/errmsg.h"
+#include "vmm/dump.h"
+#include "vmm/io-loop.h"
+
+#define CONTROL_PROTOCOL_MIN 1
+#define CONTROL_PROTOCOL_MAX 1
+
+#define CONTROL_LINE_MAX       65536	  /* of a request, with its newline */
+#define CONTROL_OUTPUT_MAX     (1u << 20) /* answers that a client has not read; above, it is dropped */
+#define CONTROL_CLIENTS_MAX    64
+#define CONTROL_WAITS_MAX      16 /* requests of one client that wait for the VM's end */
+#define CONTROL_STOP_MAX_S     86400u
+#define CONTROL_STOP_DEFAULT_S 30u
+
+struct control;
+
+/*
+ * What the VM does on request.
+ * Context: the loop's thread, but for dump: a thread of its own, which may block.
+ */
+struct control_ops {
+	/* A new reference, or NULL without memory. */
+	json_t *(*stats)(void *arg);
+	/* Press the ACPI power button. */
+	void (*power_button)(void *arg);
+	/* End the VM now. */
+	void (*kill)(void *arg);
+	/* 0, -EINVAL above RAM, -ENODEV without a balloon. */
+	int (*balloon)(void *arg, uint64_t bytes);
+	/* As dump_write(), of the paused guest. */
+	int (*dump)(void *arg, int fd, enum dump_format format, const atomic_bool *cancel, struct errmsg *err,
+		    struct dump_result *ret);
+	/* As console_attach(). */
+	int (*console)(void *arg, int fd, const void *prefix, size_t prefix_len, const void *input,
+		       size_t input_len);
+};
+
+/**
+ * control_new() - Serve the control socket.
+ * @loop: the loop.
+ * @path: the socket (NAME.sock in the runtime directory).
+ * @name: the VM's name, for the greeting.
+ * @ops, @arg: the VM.
+ * @err: one line on failure.
+ * @ret: freed with control_free().
+ *
+ * docs/control-protocol.md has the protocol. Context: the loop's thread, or before it runs.
+ * Return: 0 or an errno.
+ */
+int control_new(struct io_loop *loop, const char *path, const char *name, const struct control_ops *ops,
+		void *arg, struct errmsg *err, struct control **ret) must_check;
+
+/* Cancel a dump, drop the clients, remove the socket. Context: the loop's thread, or after it ended. */
+void control_free(struct control *control);
+DEFINE_CLEANUP(struct control, control_free)
+
+/**
+ * control_stop() - Press the power button, and kill the VM if it still runs after @timeout_ns.
+ *
+ * Of several stops the earliest time counts. For SIGTERM too. Context: the loop's thread.
+ */
+void control_stop(struct control *control, uint64_t timeout_ns);
+
+/**
+ * control_ended() - Tell those who wait how the VM ended.
+ * @end: "power-off", "killed".. (vm_end_name()).
+ * @detail: one line, "" for none.
+ *
+ * Takes at most a second when they do not read. Context: after the loop ended, before control_free().
+ */
+void control_ended(struct control *control, const char *end, const char *detail);
+
+#endif
