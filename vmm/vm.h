@@ -18,7 +18,8 @@ struct vm_stats;
 enum vm_end {
 	VM_END_NONE,	  /* it has not */
 	VM_END_POWER_OFF, /* by the guest, of its own or after the power button */
-	VM_END_RESET,	  /* the guest asked for a reset (i8042, ACPI, triple fault by reboot=t) */
+	VM_END_RESET,	  /* the guest asked for a reset (i8042, ACPI) */
+	VM_END_CRASH,	  /* triple fault */
 	VM_END_KILLED,	  /* by us: kill, or stop after its timeout */
 	VM_END_ERROR,	  /* KVM internal error, entry failure */
 	VM_ENDS,
@@ -52,10 +53,10 @@ int vm_start(struct vm *vm, struct errmsg *err) must_check;
 
 /* Any thread. The first end wins. */
 void vm_end(struct vm *vm, enum vm_end end);
-enum vm_end vm_ended(const struct vm *vm);
+enum vm_end vm_ended(struct vm *vm);
 /* One line about how it ended, for the log; empty when there is nothing to add. */
-const char *vm_end_detail(const struct vm *vm);
-enum vm_state vm_state(const struct vm *vm);
+const char *vm_end_detail(struct vm *vm);
+enum vm_state vm_state(struct vm *vm);
 
 /* Press the ACPI power button. */
 void vm_power_button(struct vm *vm);

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The devices of a VM: made, given their interrupt lines and kicks, put on their buses. */
+#include "vmm/vm-internal.h"
+
+#include <string.h>
+
+#include "vmm/console.h"
+
+static void on_serial_output(void *arg, uint8_t byte)
+{
+	struct vm *vm = arg;
+
+	console_output(vm->console, byte);
+}
+
+static void on_serial_room(void *arg)
+{
+	struct vm *vm = arg;
+
+	console_input_room(vm->console);
+}
+
+static size_t on_console_input(void *arg, const uint8_t *data, size_t len)
+{
+	struct vm *vm = arg;
+
+	return serial_input(vm->serial, data, len);
+}
+
+static void on_power_off(void *arg)
+{
+	vm_end(arg, VM_END_POWER_OFF);
+}
+
+static void on_reset(void *arg)
+{
+	vm_end(arg, VM_END_RESET);
+}
+
+static int legacy_new(struct vm *vm)
+{
+	struct serial_config serial = {.output = on_serial_output, .input_room = on_serial_room, .arg = vm};
+	struct ged_config ged = {.power_off = on_power_off, .reset = on_reset, .arg = vm};
+	int r;
+
+	r = kvm_irq_line(&vm->kvm, LAYOUT_GSI_COM1, &vm->serial_irq);
+	if (r < 0)
+		return r;
+	r = kvm_irq_line(&vm->kvm, LAYOUT_GSI_GED, &vm->ged_irq);
+	if (r < 0)
+		return r;
+	serial.irq = vm->serial_irq;
+	r = serial_new(&serial, &vm->serial);
+	if (r < 0)
+		return r;
+	ged.irq = vm->ged_irq;
+	r = ged_new(&ged, &vm->ged);
+	if (r < 0)
+		return r;
+	r = i8042_new(on_reset, vm, &vm->i8042);
+	if (r < 0)
+		return r;
+	r = bus_add(&vm->pio, LAYOUT_COM1, LAYOUT_COM1_LEN, &serial_bus_ops, vm->serial);
+	if (r < 0)
+		return r;
+	r = bus_add(&vm->pio, LAYOUT_I8042, LAYOUT_I8042_LEN, &i8042_bus_ops, vm->i8042);
+	if (r < 0)
+		return r;
+	r = bus_add(&vm->mmio, LAYOUT_GED, LAYOUT_GED_BYTES, &ged_bus_ops, vm->ged);
+	if (r < 0)
+		return r;
+	console_set_input(vm->console, on_console_input, vm);
+	return 0;
+}
+
+/* Give a transport its slot: registers on the bus, kicks from KVM. */
+static int transport_attach(struct vm *vm, struct virtio_mmio *transport)
+{
+	uint64_t base = LAYOUT_VIRTIO_MMIO + vm->transport_count * LAYOUT_VIRTIO_MMIO_BYTES;
+	int r;
+
+	r = bus_add(&vm->mmio, base, LAYOUT_VIRTIO_MMIO_BYTES, &virtio_mmio_bus_ops, transport);
+	if (r < 0)
+		return r;
+	for (unsigned q = 0; q < virtio_mmio_queue_count(transport); q++) {
+		r = kvm_ioeventfd(&vm->kvm, GPA(base + VIRTIO_MMIO_REG_NOTIFY), q,
+				  virtio_mmio_queue_fd(transport, q));
+		if (r < 0)
+			return r;
+	}
+	vm->transports[vm->transport_count++] = transport;
+	return 0;
+}
+
+/* The interrupt line of the next slot. */
+static int next_irq(struct vm *vm, const struct irq_line **ret)
+{
+	struct irq_line *line = &vm->virtio_irqs[vm->transport_count];
+	int r = kvm_irq_line(&vm->kvm, LAYOUT_GSI_VIRTIO_FIRST + (uint32_t)vm->transport_count, line);
+
+	if (r < 0)
+		return r;
+	*ret = line;
+	return 0;
+}
+
+static int disks_new(struct vm *vm, struct errmsg *err)
+{
+	for (size_t i = 0; i < vm->config->disk_count; i++) {
+		const struct disk_config *disk = &vm->config->disks[i];
+		const struct virtio_blk_options options = {
+			.path = disk->path,
+			.read_only = disk->read_only,
+			.direct = disk->direct,
+			.serial = disk->serial[0] ? disk->serial : NULL,
+		};
+		const struct irq_line *irq;
+		int r = next_irq(vm, &irq);
+
+		if (r < 0)
+			return r;
+		r = virtio_blk_new(&options, vm->mem, vm->loop, irq, err, &vm->disks[i]);
+		if (r < 0)
+			return r;
+		r = transport_attach(vm, virtio_blk_mmio(vm->disks[i]));
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int balloon_attach(struct vm *vm)
+{
+	const struct irq_line *irq;
+	int r;
+
+	if (!vm->config->balloon)
+		return 0;
+	r = next_irq(vm, &irq);
+	if (r < 0)
+		return r;
+	r = virtio_balloon_new(vm->mem, vm->loop, irq, &vm->balloon);
+	if (r < 0)
+		return r;
+	return transport_attach(vm, virtio_balloon_mmio(vm->balloon));
+}
+
+int vm_devices_new(struct vm *vm, struct errmsg *err)
+{
+	int r;
+
+	r = legacy_new(vm);
+	if (r == 0)
+		r = disks_new(vm, err);
+	if (r == 0)
+		r = balloon_attach(vm);
+	if (r < 0)
+		return errmsg_set(err, r, "cannot set up the devices: %s", strerror(-r));
+	return 0;
+}
+
+void vm_devices_free(struct vm *vm)
+{
+	virtio_balloon_free(vm->balloon);
+	for (size_t i = vm->config->disk_count; i-- > 0;)
+		virtio_blk_free(vm->disks[i]);
+	console_set_input(vm->console, NULL, NULL);
+	i8042_free(vm->i8042);
+	ged_free(vm->ged);
+	serial_free(vm->serial);
+	for (size_t i = ARRAY_SIZE(vm->virtio_irqs); i-- > 0;)
+		close_fd_p(&vm->virtio_irqs[i].fd);
+	close_fd_p(&vm->ged_irq.fd);
+	close_fd_p(&vm->serial_irq.fd);
+}

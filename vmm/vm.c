@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One virtual machine: its parts put together, its life from start to end. */
+#include "vmm/vm.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/size.h"
+#include "vmm/acpi.h"
+#include "vmm/boot-cache.h"
+#include "vmm/vm-internal.h"
+
+static const char *const end_names[] = {
+	[VM_END_NONE] = "none",	  [VM_END_POWER_OFF] = "power-off", [VM_END_RESET] = "reset",
+	[VM_END_CRASH] = "crash", [VM_END_KILLED] = "killed",	    [VM_END_ERROR] = "error",
+};
+_Static_assert(ARRAY_SIZE(end_names) == VM_ENDS, "a name for each end");
+
+static const char *const state_names[] = {
+	[VM_STARTING] = "starting",
+	[VM_RUNNING] = "running",
+	[VM_PAUSED] = "paused",
+	[VM_ENDED] = "ended",
+};
+_Static_assert(ARRAY_SIZE(state_names) == VM_STATES, "a name for each state");
+
+const char *vm_end_name(enum vm_end end)
+{
+	return end_names[end];
+}
+
+const char *vm_state_name(enum vm_state state)
+{
+	return state_names[state];
+}
+
+static void vm_end_with(struct vm *vm, enum vm_end end, const char *detail)
+{
+	pthread_mutex_lock(&vm->mutex);
+	if (vm->end == VM_END_NONE) {
+		vm->end = end;
+		errmsg_set(&vm->end_detail, 0, "%s", detail);
+	}
+	pthread_mutex_unlock(&vm->mutex);
+	io_loop_stop(vm->loop);
+}
+
+void vm_end(struct vm *vm, enum vm_end end)
+{
+	vm_end_with(vm, end, "");
+}
+
+static void on_vcpu_ended(void *arg, enum vcpu_end end, const char *detail)
+{
+	static const enum vm_end ends[] = {
+		[VCPU_END_CRASH] = VM_END_CRASH,
+		[VCPU_END_ERROR] = VM_END_ERROR,
+		[VCPU_END_POWER_OFF] = VM_END_POWER_OFF,
+		[VCPU_END_RESET] = VM_END_RESET,
+	};
+
+	vm_end_with(arg, ends[end], detail);
+}
+
+/* The ACPI tables lie where the layout says, the RSDP first. */
+static int place_acpi(struct vm *vm, struct errmsg *err)
+{
+	struct acpi_config config = {
+		.cpus = vm->config->cpus,
+		.virtio_devices = (unsigned)vm->transport_count,
+	};
+	const size_t room = LAYOUT_ACPI_END - LAYOUT_ACPI;
+	auto_free uint8_t *buf = malloc(room);
+	size_t bytes;
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	r = acpi_build(&config, LAYOUT_ACPI, buf, room, &bytes);
+	if (r == 0)
+		r = guest_write(vm->mem, GPA(LAYOUT_ACPI), buf, bytes);
+	if (r < 0)
+		return errmsg_set(err, r, "cannot write the ACPI tables: %s", strerror(-r));
+	vm->boot_copied_bytes += bytes;
+	return 0;
+}
+
+static int place_boot_images(struct vm *vm, struct errmsg *err)
+{
+	cleanup(boot_cache_free_p) struct boot_cache *cache = NULL;
+	cleanup(boot_image_done) struct boot_image kernel = BOOT_IMAGE_EMPTY;
+	cleanup(boot_blob_done) struct boot_blob initrd = BOOT_BLOB_EMPTY;
+	int r;
+
+	r = boot_cache_open(vm->config->cache_dir, err, &cache);
+	if (r < 0)
+		return r;
+	r = boot_cache_kernel(cache, vm->config->kernel, vm->config->kaslr, err, &kernel);
+	if (r < 0)
+		return r;
+	if (vm->config->initrd) {
+		r = boot_cache_initrd(cache, vm->config->initrd, err, &initrd);
+		if (r < 0)
+			return r;
+	}
+	r = boot_setup(vm->mem, &kernel, &initrd, vm->config->cmdline, GPA(LAYOUT_ACPI), err, &vm->boot);
+	if (r < 0)
+		return r;
+	vm->boot_kernel_bytes = kernel.bytes;
+	vm->boot_initrd_bytes = initrd.fd >= 0 ? page_up(initrd.bytes) : 0;
+	vm->boot_copied_bytes += vm->boot.copied_bytes;
+	return 0;
+}
+
+static int make_memory(struct vm *vm, struct errmsg *err)
+{
+	char size[16];
+	int r = guest_memory_new(vm->config->mem_bytes, vm->config->mergeable, &vm->mem);
+
+	if (r == -EINVAL && vm->config->mergeable)
+		return errmsg_set(err, -ENOTSUP,
+				  "--mergeable on: this kernel has no KSM; use --mergeable off");
+	if (r < 0)
+		return errmsg_set(err, r, "--mem %s: cannot reserve guest memory: %s",
+				  size_format(vm->config->mem_bytes, size, sizeof(size)), strerror(-r));
+	return kvm_set_memory(&vm->kvm, vm->mem, err);
+}
+
+static int vm_build(struct vm *vm, struct errmsg *err)
+{
+	struct vcpu_set_config vcpus = {
+		.kvm = &vm->kvm,
+		.count = vm->config->cpus,
+		.pio = &vm->pio,
+		.mmio = &vm->mmio,
+		.ended = on_vcpu_ended,
+		.arg = vm,
+	};
+	int r;
+
+	r = kvm_open(&vm->kvm, err);
+	if (r < 0)
+		return r;
+	r = make_memory(vm, err);
+	if (r < 0)
+		return r;
+	r = vm_devices_new(vm, err);
+	if (r < 0)
+		return r;
+	/* Files are mapped over untouched memory, so before anything is written there. */
+	r = place_boot_images(vm, err);
+	if (r < 0)
+		return r;
+	r = place_acpi(vm, err);
+	if (r < 0)
+		return r;
+	return vcpu_set_new(&vcpus, &vm->boot, err, &vm->vcpus);
+}
+
+int vm_new(const struct vm_config *config, struct io_loop *loop, struct console *console, struct errmsg *err,
+	   struct vm **ret)
+{
+	cleanup(vm_free_p) struct vm *vm = calloc(1, sizeof(*vm));
+	int r;
+
+	if (!vm)
+		return -ENOMEM;
+	vm->config = config;
+	vm->loop = loop;
+	vm->console = console;
+	vm->kvm = (struct kvm){.system_fd = -1, .vm_fd = -1};
+	vm->serial_irq.fd = vm->ged_irq.fd = -1;
+	for (size_t i = 0; i < ARRAY_SIZE(vm->virtio_irqs); i++)
+		vm->virtio_irqs[i].fd = -1;
+	pthread_mutex_init(&vm->mutex, NULL);
+	r = vm_build(vm, err);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(vm);
+	return 0;
+}
+
+void vm_free(struct vm *vm)
+{
+	if (!vm)
+		return;
+	vcpu_set_free(vm->vcpus);
+	vm_devices_free(vm);
+	/* KVM lets go of guest memory before it is unmapped. */
+	kvm_close(&vm->kvm);
+	guest_memory_free(vm->mem);
+	pthread_mutex_destroy(&vm->mutex);
+	free(vm);
+}
+
+int vm_start(struct vm *vm, struct errmsg *err)
+{
+	int r;
+
+	clock_gettime(CLOCK_MONOTONIC, &vm->started);
+	r = vcpu_set_start(vm->vcpus);
+	if (r < 0)
+		return errmsg_set(err, r, "cannot start the vCPU threads: %s", strerror(-r));
+	vm->running = true;
+	return 0;
+}
+
+enum vm_end vm_ended(struct vm *vm)
+{
+	enum vm_end end;
+
+	pthread_mutex_lock(&vm->mutex);
+	end = vm->end;
+	pthread_mutex_unlock(&vm->mutex);
+	return end;
+}
+
+const char *vm_end_detail(struct vm *vm)
+{
+	return vm->end_detail.text;
+}
+
+enum vm_state vm_state(struct vm *vm)
+{
+	enum vm_state state;
+
+	pthread_mutex_lock(&vm->mutex);
+	if (vm->end != VM_END_NONE)
+		state = VM_ENDED;
+	else if (!vm->running)
+		state = VM_STARTING;
+	else
+		state = vm->pauses ? VM_PAUSED : VM_RUNNING;
+	pthread_mutex_unlock(&vm->mutex);
+	return state;
+}
+
+void vm_power_button(struct vm *vm)
+{
+	ged_power_button(vm->ged);
+}
+
+void vm_pause(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->mutex);
+	vm->pauses++;
+	pthread_mutex_unlock(&vm->mutex);
+	vcpu_set_pause(vm->vcpus);
+}
+
+void vm_resume(struct vm *vm)
+{
+	vcpu_set_resume(vm->vcpus);
+	pthread_mutex_lock(&vm->mutex);
+	vm->pauses--;
+	pthread_mutex_unlock(&vm->mutex);
+}
+
+struct guest_memory *vm_memory(struct vm *vm)
+{
+	return vm->mem;
+}
+
+int vm_balloon_set(struct vm *vm, uint64_t bytes)
+{
+	if (!vm->balloon)
+		return -ENODEV;
+	return virtio_balloon_set_target(vm->balloon, bytes);
+}
