@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the VM itself knows for `stats`: state, boot, vCPUs, devices. Memory figures come from the kernel
+ * (stats/). */
+#include <errno.h>
+#include <string.h>
+
+#include "vmm/vm-internal.h"
+
+static double seconds_since(const struct timespec *then)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)(now.tv_sec - then->tv_sec) + (double)(now.tv_nsec - then->tv_nsec) / 1e9;
+}
+
+static json_t *boot_json(const struct vm *vm)
+{
+	return json_pack("{s:s, s:I, s:I, s:I}", "entry", boot_entry_name(vm->boot.kind), "kernel_bytes",
+			 (json_int_t)vm->boot_kernel_bytes, "initrd_bytes", (json_int_t)vm->boot_initrd_bytes,
+			 "copied_bytes", (json_int_t)vm->boot_copied_bytes);
+}
+
+static json_t *vcpus_json(const struct vm *vm)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < vm->config->cpus; i++) {
+		struct vcpu_counters c;
+
+		vcpu_set_counters(vm->vcpus, i, &c);
+		if (json_array_append_new(list,
+					  json_pack("{s:I, s:I, s:I, s:I, s:I}", "exits", (json_int_t)c.exits,
+						    "exits_pio", (json_int_t)c.exits_pio, "exits_mmio",
+						    (json_int_t)c.exits_mmio, "exits_interrupted",
+						    (json_int_t)c.exits_interrupted, "unclaimed",
+						    (json_int_t)c.unclaimed)) < 0) {
+			json_decref(list);
+			return NULL;
+		}
+	}
+	return list;
+}
+
+static json_t *virtio_json(const struct virtio_counters *c)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "kicks", (json_int_t)c->kicks, "interrupts",
+			 (json_int_t)c->interrupts, "requests", (json_int_t)c->requests, "errors",
+			 (json_int_t)c->errors, "hostile", (json_int_t)c->hostile, "ignored",
+			 (json_int_t)c->ignored, "resets", (json_int_t)c->resets);
+}
+
+static json_t *disk_json(const struct disk_config *config, struct virtio_blk *disk)
+{
+	struct virtio_blk_stats s;
+
+	virtio_blk_stats(disk, &s);
+	return json_pack("{s:s, s:s, s:I, s:b, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}",
+			 "type", "block", "path", config->path, "capacity_bytes",
+			 (json_int_t)s.capacity_bytes, "read_only", (int)s.read_only, "direct", (int)s.direct,
+			 "engine", blk_engine_name(s.engine), "reads", (json_int_t)s.reads, "writes",
+			 (json_int_t)s.writes, "flushes", (json_int_t)s.flushes, "discards",
+			 (json_int_t)s.discards, "write_zeroes", (json_int_t)s.write_zeroes, "read_bytes",
+			 (json_int_t)s.read_bytes, "write_bytes", (json_int_t)s.write_bytes, "misaligned",
+			 (json_int_t)s.misaligned, "in_flight", (json_int_t)s.in_flight, "virtio",
+			 virtio_json(&s.virtio));
+}
+
+static json_t *balloon_json(struct virtio_balloon *balloon)
+{
+	struct virtio_balloon_stats s;
+
+	virtio_balloon_stats(balloon, &s);
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "type", "balloon",
+			 "target_bytes", (json_int_t)s.target_bytes, "actual_bytes",
+			 (json_int_t)s.actual_bytes, "inflated_pages", (json_int_t)s.balloon.inflated,
+			 "deflated_pages", (json_int_t)s.balloon.deflated, "repeated_pages",
+			 (json_int_t)s.balloon.repeated, "refused_pages", (json_int_t)s.balloon.refused,
+			 "discard_ranges", (json_int_t)s.balloon.discard_ranges, "discard_calls",
+			 (json_int_t)s.balloon.discard_calls, "discard_errors",
+			 (json_int_t)s.balloon.discard_errors, "virtio", virtio_json(&s.virtio));
+}
+
+static json_t *devices_json(const struct vm *vm)
+{
+	json_t *list = json_array();
+	int r = list ? 0 : -ENOMEM;
+
+	for (size_t i = 0; i < vm->config->disk_count && r == 0; i++)
+		r = json_array_append_new(list, disk_json(&vm->config->disks[i], vm->disks[i]));
+	if (vm->balloon && r == 0)
+		r = json_array_append_new(list, balloon_json(vm->balloon));
+	if (r == 0)
+		return list;
+	json_decref(list);
+	return NULL;
+}
+
+json_t *vm_stats_json(struct vm *vm)
+{
+	enum vm_state state = vm_state(vm);
+
+	return json_pack("{s:s, s:f, s:o, s:o, s:o}", "state", vm_state_name(state), "uptime_s",
+			 vm->running ? seconds_since(&vm->started) : 0.0, "boot", boot_json(vm), "vcpus",
+			 vcpus_json(vm), "devices", devices_json(vm));
+}
