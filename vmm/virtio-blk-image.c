@@ -44,13 +44,13 @@ static int open_image(const char *path, bool read_only, struct errmsg *err)
 	if (r == 0)
 		return fd;
 	if (r == -EISDIR)
-		return errmsg_set(err, -EINVAL, "disk %s: a directory; give a raw image or a block device",
+		return errmsg_set(err, -EINVAL, "--disk %s: a directory; give a raw image or a block device",
 				  path);
 	if (r == -EROFS || ((r == -EACCES || r == -EPERM) && !read_only))
 		return errmsg_set(err, r,
-				  "disk %s: cannot open for writing: %s; give write permission or add ,ro",
+				  "--disk %s: cannot open for writing: %s; give write permission or add ,ro",
 				  path, strerror(-r));
-	return errmsg_set(err, r, "disk %s: cannot open: %s", path, strerror(-r));
+	return errmsg_set(err, r, "--disk %s: cannot open: %s; check the path", path, strerror(-r));
 }
 
 static int set_flags(int fd, bool read_only, bool direct)
@@ -67,11 +67,11 @@ static int lock_image(int fd, const char *path, bool read_only, struct errmsg *e
 	if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
-		return errmsg_set(err, -EBUSY,
-				  "disk %s: in use %s; stop the other user, or have all users add ,ro", path,
-				  read_only ? "for writing by another VM or program"
-					    : "by another VM or program");
-	return errmsg_set(err, -errno, "disk %s: cannot lock: %s", path, strerror(errno));
+		return errmsg_set(
+			err, -EBUSY, "--disk %s: in use %s; stop the other user, or have all users add ,ro",
+			path,
+			read_only ? "for writing by another VM or program" : "by another VM or program");
+	return errmsg_set(err, -errno, "--disk %s: cannot lock: %s", path, strerror(errno));
 }
 
 static const char *file_kind(mode_t mode)
@@ -89,7 +89,7 @@ static int measure(int fd, const char *path, struct blk_image *image, struct err
 	struct stat st;
 
 	if (fstat(fd, &st) < 0)
-		return errmsg_set(err, -errno, "disk %s: cannot stat: %s", path, strerror(errno));
+		return errmsg_set(err, -errno, "--disk %s: cannot stat: %s", path, strerror(errno));
 	if (S_ISREG(st.st_mode)) {
 		image->bytes = (uint64_t)st.st_size;
 		image->logical_bytes = BLK_SECTOR_BYTES;
@@ -100,19 +100,20 @@ static int measure(int fd, const char *path, struct blk_image *image, struct err
 
 		if (ioctl(fd, BLKGETSIZE64, &image->bytes) < 0 || ioctl(fd, BLKSSZGET, &logical) < 0 ||
 		    ioctl(fd, BLKPBSZGET, &physical) < 0)
-			return errmsg_set(err, -errno, "disk %s: cannot measure: %s", path, strerror(errno));
+			return errmsg_set(err, -errno, "--disk %s: cannot measure: %s", path,
+					  strerror(errno));
 		image->logical_bytes = (uint32_t)logical;
 		image->physical_bytes = physical;
 	} else {
-		return errmsg_set(err, -EINVAL, "disk %s: %s; give a raw image or a block device", path,
+		return errmsg_set(err, -EINVAL, "--disk %s: %s; give a raw image or a block device", path,
 				  file_kind(st.st_mode));
 	}
 	if (image->bytes == 0)
-		return errmsg_set(err, -EINVAL, "disk %s: empty; make an image of the wanted size first",
+		return errmsg_set(err, -EINVAL, "--disk %s: empty; make an image of the wanted size first",
 				  path);
 	if (image->bytes % BLK_SECTOR_BYTES)
 		return errmsg_set(err, -EINVAL,
-				  "disk %s: %llu bytes are no multiple of 512; is it a raw image? pad it "
+				  "--disk %s: %llu bytes are no multiple of 512; is it a raw image? pad it "
 				  "with truncate -s %%512",
 				  path, (unsigned long long)image->bytes);
 	return 0;
@@ -169,16 +170,16 @@ int blk_image_open(const char *path, bool read_only, bool direct, struct errmsg 
 	if (direct) {
 		image.buffered_fd = open_buffered(image.fd, read_only);
 		if (image.buffered_fd < 0)
-			return errmsg_set(err, image.buffered_fd, "disk %s: cannot open again: %s", path,
+			return errmsg_set(err, image.buffered_fd, "--disk %s: cannot open again: %s", path,
 					  strerror(-image.buffered_fd));
 		measure_direct(image.fd, &image);
 	}
 	r = set_flags(image.fd, read_only, direct);
 	if (r == -EINVAL && direct)
-		return errmsg_set(err, -ENOTSUP, "disk %s: its file system has no O_DIRECT; use direct=off",
+		return errmsg_set(err, -ENOTSUP, "--disk %s: its file system has no O_DIRECT; use direct=off",
 				  path);
 	if (r < 0)
-		return errmsg_set(err, r, "disk %s: cannot set flags: %s", path, strerror(-r));
+		return errmsg_set(err, r, "--disk %s: cannot set flags: %s", path, strerror(-r));
 	*ret = image;
 	image.fd = -1;
 	image.buffered_fd = -1;

@@ -491,7 +491,7 @@ int virtio_blk_new(const struct virtio_blk_options *options, const struct guest_
 		return -ENOMEM;
 	r = blk_engine_init(&blk->engine, &blk->image, options->engine, job_done, blk);
 	if (r < 0)
-		return errmsg_set(err, r, "disk %s: this host has no usable io_uring", options->path);
+		return errmsg_set(err, r, "--disk %s: this host has no usable io_uring", options->path);
 	if (blk->engine.event_fd >= 0) {
 		r = io_source_new(loop, blk->engine.event_fd, EPOLLIN, completed, blk, &blk->completions);
 		if (r < 0)
