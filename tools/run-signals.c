@@ -7,16 +7,18 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
+#include <time.h>
 
 #include "base/fs.h"
 #include "base/log.h"
 
+/* `timeout` and some service managers send a signal to a process and then to its group: that is one request. */
+#define SAME_REQUEST_NS 100000000ull
+
 struct run_signals {
 	int fd;
 	struct io_source *source;
-	struct io_source *timer;
-	unsigned timeout_s;
-	bool asked;
+	uint64_t asked_ns; /* CLOCK_MONOTONIC; 0: not yet */
 	const struct run_signals_ops *ops;
 	void *arg;
 };
@@ -47,13 +49,12 @@ bool run_signals_pending(void)
 	       sigismember(&pending, SIGHUP) == 1;
 }
 
-static void on_timeout(void *arg, uint32_t events)
+static uint64_t now_ns(void)
 {
-	struct run_signals *s = arg;
+	struct timespec t;
 
-	(void)events;
-	log_warn("the guest did not power off within %u s of its power button: killing it", s->timeout_s);
-	s->ops->kill(s->arg);
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
 static void on_signal(void *arg, uint32_t events)
@@ -66,20 +67,20 @@ static void on_signal(void *arg, uint32_t events)
 	if (read(s->fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
 		return;
 	name = strsignal((int)info.ssi_signo);
-	if (s->asked || s->timeout_s == 0) {
+	if (s->asked_ns && now_ns() - s->asked_ns < SAME_REQUEST_NS)
+		return;
+	if (s->asked_ns) {
 		log_warn("signal %u (%s): killing the guest", info.ssi_signo, name);
 		s->ops->kill(s->arg);
 		return;
 	}
-	s->asked = true;
-	log_info("signal %u (%s): power button pressed, kill in %u s", info.ssi_signo, name, s->timeout_s);
-	s->ops->power_button(s->arg);
-	if (io_timer_set(s->timer, (uint64_t)s->timeout_s * 1000000000) < 0)
-		s->ops->kill(s->arg);
+	s->asked_ns = now_ns();
+	log_info("signal %u (%s): stopping the guest; a second one kills it", info.ssi_signo, name);
+	s->ops->stop(s->arg);
 }
 
-int run_signals_new(struct io_loop *loop, unsigned timeout_s, const struct run_signals_ops *ops, void *arg,
-		    struct errmsg *err, struct run_signals **ret)
+int run_signals_new(struct io_loop *loop, const struct run_signals_ops *ops, void *arg, struct errmsg *err,
+		    struct run_signals **ret)
 {
 	cleanup(run_signals_free_p) struct run_signals *s = calloc(1, sizeof(*s));
 	sigset_t set;
@@ -87,14 +88,12 @@ int run_signals_new(struct io_loop *loop, unsigned timeout_s, const struct run_s
 
 	if (!s)
 		return -ENOMEM;
-	*s = (struct run_signals){.timeout_s = timeout_s, .ops = ops, .arg = arg};
+	*s = (struct run_signals){.fd = -1, .ops = ops, .arg = arg};
 	signal_set(&set);
 	s->fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (s->fd < 0)
 		return errmsg_set(err, -errno, "signalfd: %s", strerror(errno));
 	r = io_source_new(loop, s->fd, EPOLLIN, on_signal, s, &s->source);
-	if (r == 0)
-		r = io_timer_new(loop, on_timeout, s, &s->timer);
 	if (r < 0)
 		return errmsg_set(err, r, "cannot watch signals: %s", strerror(-r));
 	*ret = TAKE_PTR(s);
@@ -106,7 +105,6 @@ void run_signals_free(struct run_signals *s)
 	if (!s)
 		return;
 	io_source_free(s->source);
-	io_source_free(s->timer);
 	close_fd_p(&s->fd);
 	free(s);
 }

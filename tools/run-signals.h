@@ -12,7 +12,7 @@ struct run_signals;
 
 /* What signals do to the VM. Context: the loop's thread. */
 struct run_signals_ops {
-	void (*power_button)(void *arg);
+	void (*stop)(void *arg); /* power button, and a kill when it does not help */
 	void (*kill)(void *arg);
 };
 
@@ -30,15 +30,14 @@ bool run_signals_pending(void);
 /**
  * run_signals_new() - Let the loop receive them.
  * @loop: outlives the object.
- * @timeout_s: from the power button to the kill; 0 kills at once.
  * @ops, @arg: what they do.
  * @err: one line on failure.
  * @ret: freed with run_signals_free().
  *
  * Return: 0 or an errno.
  */
-int run_signals_new(struct io_loop *loop, unsigned timeout_s, const struct run_signals_ops *ops, void *arg,
-		    struct errmsg *err, struct run_signals **ret) must_check;
+int run_signals_new(struct io_loop *loop, const struct run_signals_ops *ops, void *arg, struct errmsg *err,
+		    struct run_signals **ret) must_check;
 void run_signals_free(struct run_signals *s);
 DEFINE_CLEANUP(struct run_signals, run_signals_free)
 

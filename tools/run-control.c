@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The control socket of a running VM: what its requests do to VM and console. */
+#include "tools/run-control.h"
+
+#include <errno.h>
+
+#include "base/log.h"
+
+struct run_control {
+	struct vm *vm;
+	struct console *console;
+	struct control *control;
+};
+
+static json_t *on_stats(void *arg)
+{
+	struct run_control *rc = arg;
+
+	return vm_stats_json(rc->vm);
+}
+
+static void on_power_button(void *arg)
+{
+	struct run_control *rc = arg;
+
+	log_info("pressing the power button");
+	vm_power_button(rc->vm);
+}
+
+static void on_kill(void *arg)
+{
+	struct run_control *rc = arg;
+
+	vm_end(rc->vm, VM_END_KILLED);
+}
+
+static int on_balloon(void *arg, uint64_t bytes)
+{
+	struct run_control *rc = arg;
+
+	return vm_balloon_set(rc->vm, bytes);
+}
+
+/* The guest stands still meanwhile, so that the dump is of one moment. */
+static int on_dump(void *arg, int fd, enum dump_format format, const atomic_bool *cancel, struct errmsg *err,
+		   struct dump_result *ret)
+{
+	struct run_control *rc = arg;
+	int r;
+
+	vm_pause(rc->vm);
+	r = dump_write(vm_memory(rc->vm), fd, format, cancel, err, ret);
+	vm_resume(rc->vm);
+	return r;
+}
+
+static int on_console(void *arg, int fd, const void *prefix, size_t prefix_len, const void *input,
+		      size_t input_len)
+{
+	struct run_control *rc = arg;
+
+	return console_attach(rc->console, fd, prefix, prefix_len, input, input_len);
+}
+
+static const struct control_ops ops = {
+	.stats = on_stats,
+	.power_button = on_power_button,
+	.kill = on_kill,
+	.balloon = on_balloon,
+	.dump = on_dump,
+	.console = on_console,
+};
+
+int run_control_new(struct io_loop *loop, const char *path, struct vm *vm, struct console *console,
+		    const char *name, struct errmsg *err, struct run_control **ret)
+{
+	cleanup(run_control_free_p) struct run_control *rc = calloc(1, sizeof(*rc));
+	int r;
+
+	if (!rc)
+		return -ENOMEM;
+	rc->vm = vm;
+	rc->console = console;
+	r = control_new(loop, path, name, &ops, rc, err, &rc->control);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(rc);
+	return 0;
+}
+
+void run_control_free(struct run_control *rc)
+{
+	if (!rc)
+		return;
+	control_free(rc->control);
+	free(rc);
+}
+
+void run_control_stop(struct run_control *rc, uint64_t timeout_ns)
+{
+	control_stop(rc->control, timeout_ns);
+}
+
+void run_control_ended(struct run_control *rc, const char *end, const char *detail)
+{
+	control_ended(rc->control, end, detail);
+}

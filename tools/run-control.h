@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The control socket of a running VM: what its requests do to VM and console. */
+#ifndef SARDINE_TOOLS_RUN_CONTROL_H
+#define SARDINE_TOOLS_RUN_CONTROL_H
+
+#include "vmm/console.h"
+#include "vmm/control.h"
+#include "vmm/vm.h"
+
+struct run_control;
+
+/**
+ * run_control_new() - Serve a VM's control socket.
+ * @loop: the loop.
+ * @path: of the socket.
+ * @vm, @console, @name: outlive the object.
+ * @err: one line on failure.
+ * @ret: freed with run_control_free().
+ *
+ * Return: 0 or an errno.
+ */
+int run_control_new(struct io_loop *loop, const char *path, struct vm *vm, struct console *console,
+		    const char *name, struct errmsg *err, struct run_control **ret) must_check;
+void run_control_free(struct run_control *rc);
+DEFINE_CLEANUP(struct run_control, run_control_free)
+
+/* As control_stop() and control_ended(). */
+void run_control_stop(struct run_control *rc, uint64_t timeout_ns);
+void run_control_ended(struct run_control *rc, const char *end, const char *detail);
+
+#endif
