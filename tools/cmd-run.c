@@ -5,7 +5,195 @@
 #include <string.h>
 
 #include "tools/cli.h"
+#include "tools/run-cgroup.h"
+#include "tools/run-control.h"
+#include "tools/run-detach.h"
 #include "tools/run-options.h"
+#include "tools/run-signals.h"
+#include "vmm/console.h"
+#include "vmm/rundir.h"
+#include "vmm/vm.h"
+
+/* What a run holds, in the order it is made; undone backwards. */
+struct run {
+	const char *verb;
+	const struct vm_config *config;
+	int report_fd; /* detached: to the starter; else -1 */
+	bool log_is_file;
+	struct rundir rundir;
+	struct rundir_name *name;
+	struct io_loop *loop;
+	struct console *console;
+	struct vm *vm;
+	struct run_control *control;
+	struct run_signals *signals;
+};
+
+/* Whoever started us gets one line; the log too, when it is elsewhere. */
+static int run_failed(struct run *run, int error, const struct errmsg *err)
+{
+	int code = error == -ENOTSUP ? CLI_CANNOT : CLI_FAILED;
+	const char *text = errmsg_text(err, error);
+
+	if (run->log_is_file)
+		log_error("%s", text);
+	if (run->report_fd < 0)
+		return cli_error(run->verb, code, "%s", text);
+	if (detach_report(&run->report_fd, code, text) < 0)
+		log_debug("nobody waits for the report any more");
+	return code;
+}
+
+static int open_log(struct run *run, struct errmsg *err)
+{
+	const struct vm_config *config = run->config;
+	auto_free char *own = NULL;
+	const char *path = config->log_file;
+	char tag[sizeof("sardine ") + CONFIG_NAME_MAX];
+	int r;
+
+	if (!path && config->detach) {
+		own = rundir_file(&run->rundir, config->name, "log");
+		if (!own)
+			return -ENOMEM;
+		path = own;
+	}
+	snprintf(tag, sizeof(tag), "sardine %s", config->name);
+	r = log_open(path, config->log_level, tag);
+	if (r < 0)
+		return errmsg_set(err, r, "%s %s: cannot write there: %s", path == own ? "log" : "--log-file",
+				  path, strerror(-r));
+	run->log_is_file = path != NULL;
+	return 0;
+}
+
+static void stop_vm(void *arg)
+{
+	struct run *run = arg;
+
+	run_control_stop(run->control, (uint64_t)run->config->stop_timeout_s * 1000000000);
+}
+
+static void kill_vm(void *arg)
+{
+	struct run *run = arg;
+
+	vm_end(run->vm, VM_END_KILLED);
+}
+
+static const struct run_signals_ops signal_ops = {.stop = stop_vm, .kill = kill_vm};
+
+static int open_control(struct run *run, struct errmsg *err)
+{
+	auto_free char *path = rundir_file(&run->rundir, run->config->name, "sock");
+
+	if (!path)
+		return -ENOMEM;
+	return run_control_new(run->loop, path, run->vm, run->console, run->config->name, err, &run->control);
+}
+
+/* Everything up to the first instruction of the guest. */
+static int run_prepare(struct run *run, struct errmsg *err)
+{
+	const struct vm_config *config = run->config;
+	int r;
+
+	r = rundir_open(true, err, &run->rundir);
+	if (r == 0)
+		r = rundir_claim(&run->rundir, config->name, err, &run->name);
+	if (r == 0)
+		r = open_log(run, err);
+	if (r == 0 && config->cgroup)
+		r = cgroup_join(config->cgroup, err);
+	if (r < 0)
+		return r;
+	run_signals_block();
+	r = io_loop_new(&run->loop);
+	if (r < 0)
+		return r;
+	r = console_new(run->loop, config->console, config->console_path, err, &run->console);
+	if (r == 0)
+		r = vm_new(config, run->loop, run->console, err, &run->vm);
+	if (r == 0)
+		r = open_control(run, err);
+	if (r == 0)
+		r = run_signals_new(run->loop, &signal_ops, run, err, &run->signals);
+	return r;
+}
+
+static void run_undo(struct run *run)
+{
+	run_signals_free(run->signals);
+	run_control_free(run->control);
+	vm_free(run->vm);
+	console_free(run->console);
+	io_loop_free(run->loop);
+	rundir_release(run->name);
+	rundir_close(&run->rundir);
+}
+
+/* One line that says how the VM ended. */
+static int run_ended(struct run *run)
+{
+	enum vm_end end = vm_ended(run->vm);
+	const char *detail = vm_end_detail(run->vm);
+	enum log_level level = end == VM_END_POWER_OFF ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR;
+
+	run_control_ended(run->control, vm_end_name(end), detail);
+	log_line(level, "ended: %s%s%s", vm_end_name(end), detail[0] ? ": " : "", detail);
+	return end == VM_END_POWER_OFF ? CLI_OK : CLI_FAILED;
+}
+
+static int run_until_end(struct run *run, struct errmsg *err)
+{
+	int r;
+
+	if (run_signals_pending())
+		vm_end(run->vm, VM_END_KILLED);
+	else {
+		r = vm_start(run->vm, err);
+		if (r < 0)
+			return r;
+	}
+	log_info("running: pid %d", (int)getpid());
+	/* A starter that is gone is not told; nobody would look after this VM. */
+	if (run->report_fd >= 0 && detach_report(&run->report_fd, CLI_OK, "") < 0)
+		vm_end(run->vm, VM_END_KILLED);
+	return io_loop_run(run->loop);
+}
+
+/* Context: the process that is the VM. */
+static int run_vm(const char *verb, const struct vm_config *config, int report_fd)
+{
+	struct run run = {.verb = verb, .config = config, .report_fd = report_fd, .rundir = RUNDIR_NONE};
+	struct errmsg err = {0};
+	int code;
+	int r = run_prepare(&run, &err);
+
+	if (r == 0)
+		r = run_until_end(&run, &err);
+	code = r < 0 ? run_failed(&run, r, &err) : run_ended(&run);
+	run_undo(&run);
+	return code;
+}
+
+static int run_detached(const char *verb, const struct vm_config *config)
+{
+	struct errmsg text = {0};
+	int fd, code;
+	pid_t pid = detach_fork(&fd, &text);
+
+	if (pid < 0)
+		return cli_error(verb, CLI_FAILED, "%s", errmsg_text(&text, pid));
+	if (pid == 0)
+		return run_vm(verb, config, fd);
+	detach_wait(fd, &code, &text);
+	close(fd);
+	if (code != CLI_OK)
+		return cli_error(verb, code, "%s", text.text);
+	printf("%s: running, pid %d\n", config->name, (int)pid);
+	return CLI_OK;
+}
 
 static int print_config(const char *verb, const struct vm_config *config)
 {
@@ -28,10 +216,12 @@ int cmd_run(int argc, char **argv)
 
 	if (r < 0)
 		code = cli_error(argv[0], CLI_USAGE, "%s", errmsg_text(&err, r));
-	else if (!options.dry_run)
-		code = cli_error(argv[0], CLI_FAILED, "only --dry-run is built so far");
-	else
+	else if (options.dry_run)
 		code = print_config(argv[0], &options.config);
+	else if (options.config.detach)
+		code = run_detached(argv[0], &options.config);
+	else
+		code = run_vm(argv[0], &options.config, -1);
 	vm_config_done(&options.config);
 	return code;
 }

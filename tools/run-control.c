@@ -16,7 +16,7 @@ static json_t *on_stats(void *arg)
 {
 	struct run_control *rc = arg;
 
-	return vm_stats_json(rc->vm);
+	return json_pack("{s:s}", "state", vm_state_name(vm_state(rc->vm)));
 }
 
 static void on_power_button(void *arg)
