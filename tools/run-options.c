@@ -20,7 +20,7 @@ static const struct argp_option options[] = {
 	ROW(0, "name", "NAME", "the VM's name: letters, digits, '-', '_' and '.', at most 63"),
 	ROW(1, "kernel", "FILE", "a bzImage or an ELF vmlinux"),
 	ROW(2, "initrd", "FILE", "an initial RAM disk"),
-	ROW(3, "cmdline", "STRING", "the kernel's command line (console=ttyS0 reboot=t panic=-1)"),
+	ROW(3, "cmdline", "STRING", "the kernel's command line (console=ttyS0 panic=-1)"),
 	ROW(4, "mem", "SIZE", "RAM, 16M to 1024G (256M)"),
 	ROW(5, "cpus", "N", "vCPUs, 1 to 32 (1)"),
 	ROW(6, "disk", "path=FILE[,ro][,direct=on|off][,serial=S]", "a raw disk image; once per disk"),

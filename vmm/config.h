@@ -55,7 +55,7 @@ struct vm_config {
 
 /**
  * vm_config_init() - Set the defaults: 256 MiB, 1 vCPU, console stdio, mergeable off, kaslr off, balloon on,
- * log level info, "console=ttyS0 reboot=t panic=-1".
+ * log level info, "console=ttyS0 panic=-1".
  *
  * Return: 0 or -ENOMEM.
  */
