@@ -36,9 +36,8 @@
 #define EFER_LMA     (1u << 10)
 #define RFLAGS_FIXED (1u << 1)
 
-/* x87 and SSE control as after FNINIT and reset. */
-#define FCW_INIT   0x37f
-#define MXCSR_INIT 0x1f80
+/* x87 control as after FNINIT. (KVM_SET_FPU carries no MXCSR; KVM starts vCPUs with its reset value.) */
+#define FCW_INIT 0x37f
 
 /* MTRRs on, all memory write-back (SDM 3A, 12.11.2.1); REP string instructions fast. */
 #define MSR_MISC_ENABLE	  0x1a0
@@ -158,7 +157,7 @@ static int set_general_registers(int vcpu_fd, const struct boot_state *boot)
 
 static int set_fpu(int vcpu_fd)
 {
-	struct kvm_fpu fpu = {.fcw = FCW_INIT, .mxcsr = MXCSR_INIT};
+	struct kvm_fpu fpu = {.fcw = FCW_INIT};
 
 	return ioctl(vcpu_fd, KVM_SET_FPU, &fpu) < 0 ? -errno : 0;
 }

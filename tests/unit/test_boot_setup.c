@@ -205,6 +205,12 @@ static void check_boot(uint64_t ram, enum boot_entry kind, uint64_t initrd)
 	check_map(&b, ram);
 	assert_in_range(b.state.copied_bytes, 1, COPIED_MAX);
 	assert_int_equal(guest_memory_boot_file_frames(b.mem), 256 + page_up(initrd) / PAGE_BYTES);
+	/* Flat code (64-bit: L set, D clear), flat data, busy task segment: Intel SDM 3A, figure 3-8. */
+	assert_int_equal(peek(&b, LAYOUT_GDT + 0x10, 8),
+			 kind == BOOT_ENTRY_PVH ? 0x00cf9b000000ffffull : 0x00af9b000000ffffull);
+	assert_int_equal(peek(&b, LAYOUT_GDT + 0x18, 8), 0x00cf93000000ffffull);
+	assert_int_equal(peek(&b, LAYOUT_GDT + 0x20, 8), 0x00008b0000000067ull);
+	assert_int_equal(peek(&b, LAYOUT_GDT, 8), 0);
 	if (kind == BOOT_ENTRY_PVH) {
 		assert_int_equal(b.state.info.v, LAYOUT_PVH_INFO);
 		assert_int_equal(peek(&b, LAYOUT_PVH_INFO, 8), 0x00000001336ec578ull);
