@@ -64,7 +64,7 @@ static void write64(struct driver *d, uint32_t reg, uint64_t value)
 	driver_write(d, reg + 4, (uint32_t)(value >> 32));
 }
 
-bool driver_queue_setup(struct driver *d, unsigned index, uint16_t size)
+struct driver_queue *driver_queue_lay(struct driver *d, unsigned index, uint16_t size)
 {
 	struct driver_queue *q = &d->queues[index];
 
@@ -73,6 +73,13 @@ bool driver_queue_setup(struct driver *d, unsigned index, uint16_t size)
 	q->avail = driver_ptr(d, q->gpa + 0x4000, 0x4000);
 	q->used = driver_ptr(d, q->gpa + 0x8000, 0x8000);
 	memset(q->desc, 0, 0x10000);
+	return q;
+}
+
+bool driver_queue_setup(struct driver *d, unsigned index, uint16_t size)
+{
+	struct driver_queue *q = driver_queue_lay(d, index, size);
+
 	driver_write(d, REG_QSEL, index);
 	driver_write(d, REG_QNUM, size);
 	write64(d, REG_QDESC, q->gpa);

@@ -69,7 +69,9 @@ void driver_write(struct driver *d, uint32_t reg, uint32_t value);
 /* Reset and go up to FEATURES_OK with the features wanted (VERSION_1 is added). Return: whether the bit
  * stuck. */
 bool driver_negotiate(struct driver *d, uint64_t features) must_check;
-/* Lay queue @index out and enable it. Return: QueueReady as read back. */
+/* Clear the memory of queue @index and lay its parts out there. */
+struct driver_queue *driver_queue_lay(struct driver *d, unsigned index, uint16_t size);
+/* The same, and enable it. Return: QueueReady as read back. */
 bool driver_queue_setup(struct driver *d, unsigned index, uint16_t size);
 /* All of it: negotiate, set all queues up with @size, DRIVER_OK. Return: whether the status is STATUS_UP. */
 bool driver_start(struct driver *d, uint64_t features, uint16_t size) must_check;
