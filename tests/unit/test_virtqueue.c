@@ -232,6 +232,7 @@ static void kicks(void **state)
 /* Each row spoils a chain (descriptor 0, readable; 1, writable) that would be good. */
 static void spoil_head(struct fixture *f)
 {
+	driver_desc(f->q, SIZE, DRIVER_DATA, 4, WRITE, 0);
 	le16_put(&f->q->avail->ring[0], SIZE);
 }
 
@@ -242,6 +243,8 @@ static void spoil_head_far(struct fixture *f)
 
 static void spoil_next(struct fixture *f)
 {
+	/* What lies behind the table looks like a descriptor. */
+	driver_desc(f->q, SIZE, DRIVER_DATA, 4, WRITE, 0);
 	driver_desc(f->q, 0, DRIVER_DATA, 4, NEXT, SIZE);
 }
 
@@ -354,6 +357,7 @@ static void spoil_indirect_index(struct fixture *f)
 {
 	indirect(f, TABLE, 32, 0);
 	table_desc(f, 0, DRIVER_DATA, 4, NEXT, 2);
+	table_desc(f, 2, DRIVER_DATA, 4, WRITE, 0);
 }
 
 static void spoil_indirect_loop(struct fixture *f)
