@@ -8,8 +8,9 @@
  * discard), has ended or has failed. Both ways of carrying steps out share it:
  *
  *   io_uring   each step is one entry; a batch is submitted with one call; completions signal an eventfd that
- * the owner watches. Buffers are never registered: guest memory must stay free to be replaced between
- * requests. plain      each step is one system call, made in blk_engine_submit().
+ *              the owner watches. Buffers are never registered: guest memory must stay free to be replaced
+ *              between requests.
+ *   plain      each step is one system call, made in blk_engine_submit().
  *
  * Threads: none of its own. All calls come under the device's lock, from the I/O thread, or from a vCPU
  * thread that resets the device and so drains. Draining waits inside io_uring_enter() and needs no other

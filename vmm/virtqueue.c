@@ -16,12 +16,15 @@
  * Memory ordering, device side and its pair in the driver (names as in Linux' virtio_ring):
  *
  *   avail->idx, load acquire      pairs with virtio_wmb() before the driver's store of avail->idx:
- * descriptors and the ring entry are seen whole. used->idx, store release      pairs with virtio_rmb() after
- * the driver's load of used->idx: the element and the data are seen whole. push:    store used->idx;    FULL
- * FENCE; load used_event (or avail->flags) driver:  store used_event;   full barrier; load used->idx one of
- * the two sees the other's store: no interrupt is lost. kicks_on: store avail_event (or used->flags); FULL
- * FENCE; load avail->idx driver:   store avail->idx;  full barrier; load avail_event (or used->flags) one of
- * the two sees the other's store: no kick is lost.
+ *                                 descriptors and the ring entry are seen whole.
+ *   used->idx, store release      pairs with virtio_rmb() after the driver's load of used->idx:
+ *                                 the element and the data are seen whole.
+ *   push:     store used->idx;    FULL FENCE;    load used_event (or avail->flags)
+ *   driver:   store used_event;   full barrier;  load used->idx
+ *                                 one of the two sees the other's store: no interrupt is lost.
+ *   kicks_on: store avail_event (or used->flags);  FULL FENCE;    load avail->idx
+ *   driver:   store avail->idx;                    full barrier;  load avail_event (or used->flags)
+ *                                 one of the two sees the other's store: no kick is lost.
  */
 #include "vmm/virtqueue.h"
 
