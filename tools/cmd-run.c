@@ -148,17 +148,19 @@ static int run_until_end(struct run *run, struct errmsg *err)
 {
 	int r;
 
-	if (run_signals_pending())
-		vm_end(run->vm, VM_END_KILLED);
-	else {
-		r = vm_start(run->vm, err);
-		if (r < 0)
-			return r;
+	/* Somebody changed his mind while files were read. */
+	if (run_signals_pending()) {
+		return errmsg_set(err, -ECANCELED, "stopped by a signal before the guest was started");
 	}
+	r = vm_start(run->vm, err);
+	if (r < 0)
+		return r;
 	log_info("running: pid %d", (int)getpid());
 	/* A starter that is gone is not told; nobody would look after this VM. */
-	if (run->report_fd >= 0 && detach_report(&run->report_fd, CLI_OK, "") < 0)
+	if (run->report_fd >= 0 && detach_report(&run->report_fd, CLI_OK, "") < 0) {
+		log_error("whoever started this VM is gone: killing it");
 		vm_end(run->vm, VM_END_KILLED);
+	}
 	return io_loop_run(run->loop);
 }
 

@@ -40,6 +40,9 @@ static int open_system(struct kvm *kvm, struct errmsg *err)
 	if (kvm->system_fd < 0 && (errno == EACCES || errno == EPERM))
 		return errmsg_set(err, -ENOTSUP, "%s: permission denied; add this user to the kvm group",
 				  KVM_DEVICE);
+	if (kvm->system_fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
+		return errmsg_set(err, -errno, "%s: %s; raise the limit (ulimit -n), or free some",
+				  KVM_DEVICE, strerror(errno));
 	if (kvm->system_fd < 0)
 		return errmsg_set(err, -ENOTSUP, "%s: %s; this host cannot run VMs", KVM_DEVICE,
 				  strerror(errno));

@@ -84,7 +84,7 @@ class Stream:
         while True:
             try:
                 data = os.read(self._file.fileno(), 65536)
-            except OSError:
+            except (OSError, ValueError):  # closed by us
                 data = b""
             with self._changed:
                 self._data += data
