@@ -17,6 +17,7 @@ typedef int (*cli_verb_fn)(int argc, char **argv);
 /* One verb per function; each parses its own options with argp. */
 int cmd_run(int argc, char **argv);
 int cmd_check(int argc, char **argv);
+int cmd_analyze(int argc, char **argv);
 
 /**
  * cli_error() - Say one line about a failure on stderr, "sardine VERB: message".

@@ -17,6 +17,7 @@ static const struct verb {
 } verbs[] = {
 	{"run", "start a VM and stay with it until it ends", cmd_run},
 	{"check", "say what this host can do for VMs", cmd_check},
+	{"analyze", "say exactly what sharing identical pages would save", cmd_analyze},
 };
 
 int cli_error(const char *verb, int code, const char *fmt, ...)
