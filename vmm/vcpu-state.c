@@ -162,17 +162,18 @@ static int set_fpu(int vcpu_fd)
 	return ioctl(vcpu_fd, KVM_SET_FPU, &fpu) < 0 ? -errno : 0;
 }
 
-/* One MSR as KVM takes it: a header and one entry. */
+/* struct kvm_msrs with its one entry; the kernel's own type ends in an array without a size. */
 struct one_msr {
-	struct kvm_msrs head;
+	uint32_t nmsrs;
+	uint32_t pad;
 	struct kvm_msr_entry entry;
 };
-_Static_assert(offsetof(struct one_msr, entry) == sizeof(struct kvm_msrs), "no padding between them");
+_Static_assert(offsetof(struct one_msr, entry) == sizeof(struct kvm_msrs), "as struct kvm_msrs");
 
 /* An MSR that not every KVM has: where KVM does not know it (0 of 1 done) it stays as it is. */
 static int set_optional_msr(int vcpu_fd, uint32_t index, uint64_t keep, uint64_t set)
 {
-	struct one_msr m = {.head = {.nmsrs = 1}, .entry = {.index = index}};
+	struct one_msr m = {.nmsrs = 1, .entry = {.index = index}};
 	int r = ioctl(vcpu_fd, KVM_GET_MSRS, &m);
 
 	if (r == 1) {

@@ -221,9 +221,9 @@ TEST(elf64)
 static uint64_t get_msr(int vcpu, uint32_t index)
 {
 	struct {
-		struct kvm_msrs head;
+		uint32_t nmsrs, pad; /* struct kvm_msrs */
 		struct kvm_msr_entry entry;
-	} r = {.head = {.nmsrs = 1}, .entry = {.index = index}};
+	} r = {.nmsrs = 1, .entry = {.index = index}};
 
 	return ioctl(vcpu, KVM_GET_MSRS, &r) == 1 ? r.entry.data : UINT64_MAX;
 }
