@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What /proc/PID/smaps says, summed over guest RAM and over the rest of a process. */
+#ifndef SARDINE_STATS_SMAPS_H
+#define SARDINE_STATS_SMAPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/cleanup.h"
+
+/* Addresses [start, end) of the process. */
+struct smaps_range {
+	uint64_t start;
+	uint64_t end;
+};
+
+/* Sums over mappings, in bytes. Linux Documentation/filesystems/proc.rst says what the kernel means by each.
+ */
+struct smaps_sum {
+	uint64_t mappings; /* a count */
+	uint64_t rss;
+	uint64_t pss;
+	uint64_t private; /* Private_Clean + Private_Dirty */
+	uint64_t anonymous;
+	uint64_t ksm; /* of anonymous: merged; since 6.8 */
+	uint64_t swap;
+	uint64_t huge;	    /* AnonHugePages */
+	uint64_t file_rss;  /* in mappings of files: pages of the file itself, not copies of them */
+	uint64_t file_pss;  /* the process's share of those; at least (see smaps.c) */
+	uint64_t shmem_pss; /* in shared anonymous mappings */
+	bool ksm_known;
+};
+
+/**
+ * smaps_read() - Sum up a stream in the format of /proc/PID/smaps.
+ * @stream: the stream.
+ * @ranges, @count: a mapping that overlaps one of these is guest RAM.
+ * @ret_guest: sums over guest RAM.
+ * @ret_rest: sums over everything else.
+ *
+ * Context: any thread. The kernel walks all page tables of the process: some milliseconds per GiB populated
+ * in small pages.
+ * Return: 0, -EINVAL when it is no smaps, or the errno of reading.
+ */
+int smaps_read(FILE *stream, const struct smaps_range *ranges, size_t count, struct smaps_sum *ret_guest,
+	       struct smaps_sum *ret_rest) must_check;
+
+#endif

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The account of a VM's memory, and of the host's. */
+#include "stats/usage.h"
+
+#define KSM_PAGE_BYTES 4096
+
+static uint64_t at_most(uint64_t a, uint64_t limit)
+{
+	return a < limit ? a : limit;
+}
+
+/* @part / @whole of @x, without losing it to rounding: products stay below 2^84, so in double precision. */
+static uint64_t share_of(uint64_t x, uint64_t part, uint64_t whole)
+{
+	return whole ? (uint64_t)((double)x * ((double)part / (double)whole)) : 0;
+}
+
+void vm_usage_account(const struct usage_input *in, struct vm_usage *ret)
+{
+	const struct smaps_sum *guest = &in->guest;
+	struct vm_usage u = {
+		.configured = in->configured_bytes,
+		.populated = guest->rss,
+		.ballooned = in->ballooned_bytes,
+		.huge = guest->huge,
+		.swapped = guest->swap,
+		.zero = in->ksm.zero_pages * KSM_PAGE_BYTES,
+		.zero_known = in->ksm.zero_known,
+		.vmm_private = in->rest.private + in->rest.swap + in->rest.shmem_pss,
+		.mergeable = in->mergeable,
+	};
+
+	u.shared_from_birth = at_most(guest->file_rss, u.populated);
+	/* The VMM's own memory is never mergeable, so what KSM counts for the process is guest RAM. */
+	u.merged = at_most(in->ksm.merging_pages * KSM_PAGE_BYTES, u.populated - u.shared_from_birth);
+	u.private = u.populated - u.shared_from_birth - u.merged;
+	u.saved_birth = u.shared_from_birth - at_most(guest->file_pss, u.shared_from_birth);
+	u.saved_ksm = share_of(u.merged, in->ksm_host.pages_sharing,
+			       in->ksm_host.pages_sharing + in->ksm_host.pages_shared);
+	u.saved_total = u.saved_birth + u.saved_ksm;
+	u.saved_zero = u.zero;
+	u.occupied = u.populated - u.saved_total;
+	*ret = u;
+}
+
+void host_usage_add(struct host_usage *host, const struct vm_usage *vm)
+{
+	struct vm_usage *s = &host->sum;
+
+	host->vms++;
+	s->configured += vm->configured;
+	s->populated += vm->populated;
+	s->private += vm->private;
+	s->shared_from_birth += vm->shared_from_birth;
+	s->merged += vm->merged;
+	s->ballooned += vm->ballooned;
+	s->huge += vm->huge;
+	s->swapped += vm->swapped;
+	s->zero += vm->zero;
+	s->occupied += vm->occupied;
+	s->vmm_private += vm->vmm_private;
+	s->saved_birth += vm->saved_birth;
+	s->saved_ksm += vm->saved_ksm;
+	s->saved_total += vm->saved_total;
+	s->saved_zero += vm->saved_zero;
+	s->zero_known |= vm->zero_known;
+}
+
+double host_usage_ratio(const struct host_usage *host)
+{
+	if (!host->sum.occupied)
+		return 1.0;
+	return (double)(host->sum.occupied + host->sum.saved_total) / (double)host->sum.occupied;
+}
