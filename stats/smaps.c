@@ -81,7 +81,6 @@ static void add(struct smaps_sum *to, const struct mapping *m)
 	to->mappings += s->mappings;
 	to->rss += s->rss;
 	to->pss += s->pss;
-	to->private += s->private;
 	to->anonymous += s->anonymous;
 	to->ksm += s->ksm;
 	to->swap += s->swap;
@@ -101,6 +100,8 @@ static void add(struct smaps_sum *to, const struct mapping *m)
 	}
 	if (m->shmem)
 		to->shmem_pss += s->pss;
+	else
+		to->private += s->private;
 }
 
 int smaps_read(FILE *stream, const struct smaps_range *ranges, size_t count, struct smaps_sum *ret_guest,

@@ -22,7 +22,7 @@ struct smaps_sum {
 	uint64_t mappings; /* a count */
 	uint64_t rss;
 	uint64_t pss;
-	uint64_t private; /* Private_Clean + Private_Dirty */
+	uint64_t private; /* Private_Clean + Private_Dirty; not of shared anonymous mappings */
 	uint64_t anonymous;
 	uint64_t ksm; /* of anonymous: merged; since 6.8 */
 	uint64_t swap;

@@ -12,11 +12,37 @@ struct run_control {
 	struct control *control;
 };
 
+/* The console is not the VM's, but people look for it among the devices. */
+static json_t *console_json(struct console *console)
+{
+	struct console_counters c;
+
+	console_counters(console, &c);
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:i}", "type", "console", "output_bytes",
+			 (json_int_t)c.output_bytes, "output_dropped_bytes",
+			 (json_int_t)c.output_dropped_bytes, "input_bytes", (json_int_t)c.input_bytes,
+			 "input_dropped_bytes", (json_int_t)c.input_dropped_bytes, "readers", (int)c.readers);
+}
+
 static json_t *on_stats(void *arg)
 {
 	struct run_control *rc = arg;
+	json_t *stats = vm_stats_json(rc->vm);
 
-	return json_pack("{s:s}", "state", vm_state_name(vm_state(rc->vm)));
+	if (!stats)
+		return NULL;
+	if (json_array_append_new(json_object_get(stats, "devices"), console_json(rc->console)) < 0) {
+		json_decref(stats);
+		return NULL;
+	}
+	return stats;
+}
+
+static int on_usage(void *arg, struct vm_usage *ret)
+{
+	struct run_control *rc = arg;
+
+	return vm_usage(rc->vm, ret);
 }
 
 static void on_power_button(void *arg)
@@ -64,6 +90,7 @@ static int on_console(void *arg, int fd, const void *prefix, size_t prefix_len, 
 
 static const struct control_ops ops = {
 	.stats = on_stats,
+	.usage = on_usage,
 	.power_button = on_power_button,
 	.kill = on_kill,
 	.balloon = on_balloon,

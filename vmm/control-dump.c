@@ -52,16 +52,8 @@ int control_dump_start(struct control_client *client, const json_t *id, int fd, 
 		return -r;
 	}
 	control->dump = dump;
-	client->dumping = true;
+	client->working++;
 	return 0;
-}
-
-static struct control_client *find_client(struct control *control, uint64_t serial)
-{
-	for (struct control_client *c = control->clients; c; c = c->next)
-		if (c->serial == serial)
-			return c;
-	return NULL;
 }
 
 static void answer(struct control_client *client, const struct control_dump *dump)
@@ -91,9 +83,9 @@ void control_dump_done(void *arg, uint32_t events)
 		return;
 	pthread_join(dump->thread, NULL);
 	control->dump = NULL;
-	client = find_client(control, dump->client);
+	client = control_client_find(control, dump->client);
 	if (client) {
-		client->dumping = false;
+		client->working--;
 		answer(client, dump);
 		control_client_settle(client);
 	}

@@ -19,8 +19,8 @@ struct control_client {
 	struct io_source *source;
 	int passed_fd; /* got by SCM_RIGHTS and not yet used; -1: none */
 	bool input_ended;
-	bool closing; /* goes once its output is written */
-	bool dumping;
+	bool closing;			  /* goes once its output is written */
+	unsigned working;		  /* requests that a thread works on */
 	json_t *waits[CONTROL_WAITS_MAX]; /* ids of requests answered at the VM's end */
 	unsigned wait_count;
 	size_t in_len;
@@ -46,10 +46,13 @@ struct control_dump {
 	struct dump_result result;
 };
 
+struct stats_wait;
+
 struct control {
 	struct io_loop *loop;
 	const struct control_ops *ops;
 	void *arg;
+	char *name;
 	char *greeting;
 	struct unix_server *server;
 	struct control_client *clients;
@@ -62,6 +65,13 @@ struct control {
 	struct io_source *slow_timer;
 	bool slow_armed;
 	uint64_t slow_ns; /* how long an answer may stay unread */
+
+	struct stats_wait *stats_waits; /* who asked; its thread runs while there is one */
+	pthread_t stats_thread;
+	int stats_error;	     /* the thread's result, */
+	struct vm_usage stats_usage; /* read after it was joined */
+	int stats_fd;		     /* eventfd: it is done */
+	struct io_source *stats_source;
 
 	struct control_dump *dump;
 	int dump_fd; /* eventfd: the dump's thread is done */
@@ -87,6 +97,16 @@ char *control_answer_line(const json_t *id, json_t *result);
 
 /* Write and watch for what the client waits for; a client for whom nothing is left to do is freed. */
 void control_client_settle(struct control_client *client);
+
+/* NULL: it is gone. */
+struct control_client *control_client_find(struct control *control, uint64_t serial);
+
+/* Answer when the figures are read. Return: 0 or an errno. */
+int control_stats_start(struct control_client *client, const json_t *id);
+/* The source's callback. */
+void control_stats_done(void *arg, uint32_t events);
+/* Wait for the thread, forget who asked. */
+void control_stats_cancel(struct control *control);
 
 /* Start a dump into @fd, which is taken on success. Return: 0, -EBUSY, or an errno. */
 int control_dump_start(struct control_client *client, const json_t *id, int fd, enum dump_format format);

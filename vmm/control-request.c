@@ -58,12 +58,13 @@ static enum control_verdict cmd_ping(const struct request *r)
 
 static enum control_verdict cmd_stats(const struct request *r)
 {
-	struct control *control = r->client->control;
-	json_t *stats = control->ops->stats(control->arg);
+	int e;
 
-	if (!stats)
-		return fail(r, "out of memory");
-	control_answer(r->client, r->id, stats);
+	if (r->client->working >= CONTROL_WAITS_MAX)
+		return fail(r, "too many requests of this client wait already");
+	e = control_stats_start(r->client, r->id);
+	if (e < 0)
+		return fail(r, strerror(-e));
 	return CONTROL_ANSWERED;
 }
 
@@ -160,7 +161,7 @@ static enum control_verdict cmd_console(const struct request *r)
 	auto_free char *prefix = NULL;
 	int fd, e;
 
-	if (client->wait_count || client->dumping)
+	if (client->wait_count || client->working)
 		return fail(r, "this connection has requests without an answer; use another one");
 	line = control_answer_line(r->id, json_pack("{s:b}", "stream", 1));
 	if (line)

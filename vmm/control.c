@@ -26,7 +26,8 @@
  * from the devices; lines left over are taken up in the next round by asking for EPOLLOUT, which an idle
  * socket reports at once and a full one only after it was read from.
  *
- * `console` hands the connection over to the console, `dump` works on a thread of its own (control-dump.c).
+ * `console` hands the connection over to the console; `dump` and `stats` work on threads of their own
+ * (control-dump.c, control-stats.c), so answers may come in another order than their requests.
  */
 
 /* Requests per wakeup. */
@@ -292,7 +293,7 @@ static void drop_slow(void *arg, uint32_t events)
 void control_client_settle(struct control_client *client)
 {
 	bool more = has_line(client) && !client->closing;
-	bool waits = client->wait_count > 0 || client->dumping;
+	bool waits = client->wait_count > 0 || client->working > 0;
 	uint32_t events = 0;
 
 	if (!client_flush(client) ||
@@ -327,6 +328,14 @@ static void client_event(void *arg, uint32_t events)
 		return;
 	}
 	control_client_settle(client);
+}
+
+struct control_client *control_client_find(struct control *control, uint64_t serial)
+{
+	for (struct control_client *c = control->clients; c; c = c->next)
+		if (c->serial == serial)
+			return c;
+	return NULL;
 }
 
 static void control_accept(void *arg, int fd_in)
@@ -402,15 +411,20 @@ int control_new(struct io_loop *loop, const char *path, const char *name, const 
 
 	if (!control)
 		return -ENOMEM;
-	*control = (struct control){
-		.loop = loop, .ops = ops, .arg = arg, .next_serial = 1, .dump_fd = -1, .slow_ns = SLOW_NS};
-	control->greeting = greeting_make(name);
-	if (!control->greeting)
-		return -ENOMEM;
+	*control =
+		(struct control){.loop = loop, .ops = ops, .arg = arg, .next_serial = 1, .slow_ns = SLOW_NS};
 	control->dump_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (control->dump_fd < 0)
+	control->stats_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (control->dump_fd < 0 || control->stats_fd < 0)
 		return errmsg_set(err, -errno, "control socket: %s", strerror(errno));
+	control->name = strdup(name);
+	control->greeting = greeting_make(name);
+	if (!control->name || !control->greeting)
+		return -ENOMEM;
 	r = io_source_new(loop, control->dump_fd, EPOLLIN, control_dump_done, control, &control->dump_source);
+	if (r == 0)
+		r = io_source_new(loop, control->stats_fd, EPOLLIN, control_stats_done, control,
+				  &control->stats_source);
 	if (r == 0)
 		r = io_timer_new(loop, stop_expired, control, &control->stop_timer);
 	if (r == 0)
@@ -431,13 +445,18 @@ void control_free(struct control *control)
 		return;
 	unix_server_free(control->server);
 	control_dump_cancel(control);
+	control_stats_cancel(control);
 	while (control->clients)
 		client_free(control->clients);
 	io_source_free(control->dump_source);
+	io_source_free(control->stats_source);
 	io_source_free(control->stop_timer);
 	io_source_free(control->slow_timer);
 	if (control->dump_fd >= 0)
 		close(control->dump_fd);
+	if (control->stats_fd >= 0)
+		close(control->stats_fd);
+	free(control->name);
 	free(control->greeting);
 	free(control);
 }

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "base/errmsg.h"
+#include "stats/usage.h"
 #include "vmm/dump.h"
 #include "vmm/io-loop.h"
 
@@ -17,7 +18,7 @@
 #define CONTROL_LINE_MAX       65536	  /* of a request, with its newline */
 #define CONTROL_OUTPUT_MAX     (1u << 20) /* answers that a client has not read; above, it is dropped */
 #define CONTROL_CLIENTS_MAX    64
-#define CONTROL_WAITS_MAX      16 /* requests of one client that wait for the VM's end */
+#define CONTROL_WAITS_MAX      16 /* requests of one client that are answered later */
 #define CONTROL_STOP_MAX_S     86400u
 #define CONTROL_STOP_DEFAULT_S 30u
 
@@ -25,11 +26,13 @@ struct control;
 
 /*
  * What the VM does on request.
- * Context: the loop's thread, but for dump: a thread of its own, which may block.
+ * Context: the loop's thread, but for dump and usage: threads of their own, which may block.
  */
 struct control_ops {
-	/* A new reference, or NULL without memory. */
+	/* What the VM knows of itself; a new reference, or NULL without memory. */
 	json_t *(*stats)(void *arg);
+	/* The account of its memory; as vm_usage(). */
+	int (*usage)(void *arg, struct vm_usage *ret);
 	/* Press the ACPI power button. */
 	void (*power_button)(void *arg);
 	/* End the VM now. */

@@ -16,9 +16,10 @@ static double seconds_since(const struct timespec *then)
 
 static json_t *boot_json(const struct vm *vm)
 {
-	return json_pack("{s:s, s:I, s:I, s:I}", "entry", boot_entry_name(vm->boot.kind), "kernel_bytes",
+	return json_pack("{s:s, s:I, s:I, s:I, s:I}", "entry", boot_entry_name(vm->boot.kind), "kernel_bytes",
 			 (json_int_t)vm->boot_kernel_bytes, "initrd_bytes", (json_int_t)vm->boot_initrd_bytes,
-			 "copied_bytes", (json_int_t)vm->boot_copied_bytes);
+			 "copied_bytes", (json_int_t)vm->boot_copied_bytes, "shared_bytes",
+			 (json_int_t)(guest_memory_boot_file_frames(vm->mem) * PAGE_BYTES));
 }
 
 static json_t *vcpus_json(const struct vm *vm)

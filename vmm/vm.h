@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "base/errmsg.h"
+#include "stats/usage.h"
 #include "vmm/config.h"
 #include "vmm/guest-memory.h"
 #include "vmm/io-loop.h"
@@ -70,6 +71,16 @@ struct guest_memory *vm_memory(struct vm *vm);
 /* Set the balloon target: bytes to take away from the guest. Return: 0, -EINVAL above RAM, -ENODEV without a
  * balloon. */
 int vm_balloon_set(struct vm *vm, uint64_t bytes) must_check;
+
+/**
+ * vm_usage() - The account of the VM's memory, from the kernel's figures for this process.
+ * @ret: docs/stats.md defines each figure.
+ *
+ * Context: any thread but the loop's and the vCPUs': the kernel walks all page tables, some milliseconds per
+ * GiB.
+ * Return: 0 or the errno of reading /proc.
+ */
+int vm_usage(struct vm *vm, struct vm_usage *ret) must_check;
 
 /* The VM's part of `stats` as JSON; a new reference or NULL. Loop's thread. */
 json_t *vm_stats_json(struct vm *vm);

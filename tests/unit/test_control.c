@@ -23,6 +23,9 @@ struct fake_vm {
 	atomic_ullong balloon_bytes;
 	int balloon_result;
 	int console_result;
+	atomic_bool usage_wait;
+	atomic_int usage_result;
+	atomic_uint usages;
 	atomic_bool dump_go; /* the dump waits for it */
 	atomic_uint dumps_cancelled;
 };
@@ -38,7 +41,18 @@ struct fixture {
 static json_t *fake_stats(void *arg)
 {
 	(void)arg;
-	return json_pack("{s:i}", "schema", 1);
+	return json_pack("{s:s}", "state", "running");
+}
+
+static int fake_usage(void *arg, struct vm_usage *ret)
+{
+	struct fake_vm *vm = arg;
+
+	atomic_fetch_add(&vm->usages, 1);
+	while (atomic_load(&vm->usage_wait))
+		nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+	*ret = (struct vm_usage){.configured = 7};
+	return atomic_load(&vm->usage_result);
 }
 
 static void fake_press(void *arg)
@@ -92,6 +106,7 @@ static int fake_console(void *arg, int fd, const void *prefix, size_t prefix_len
 
 static const struct control_ops fake_ops = {
 	.stats = fake_stats,
+	.usage = fake_usage,
 	.power_button = fake_press,
 	.kill = fake_kill,
 	.balloon = fake_balloon,
@@ -201,7 +216,6 @@ TEST(answers)
 	} rows[] = {
 		{"{\"id\":1,\"cmd\":\"ping\"}", "{\"id\":1,\"ok\":true,\"result\":{}}"},
 		{"{\"cmd\":\"ping\"}", "{\"id\":null,\"ok\":true,\"result\":{}}"},
-		{"{\"id\":2,\"cmd\":\"stats\"}", "{\"id\":2,\"ok\":true,\"result\":{\"schema\":1}}"},
 		{"{\"id\":3,\"cmd\":\"power-button\"}", "{\"id\":3,\"ok\":true,\"result\":{}}"},
 		{"{\"id\":4,\"cmd\":\"balloon\",\"target_mib\":96}", "{\"id\":4,\"ok\":true,\"result\":{}}"},
 		{"{\"id\":5,\"cmd\":\"balloon\"}", "\"error\":\"target_mib: is missing;"},
@@ -305,7 +319,7 @@ TEST(client_that_never_reads_is_dropped)
 	assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
 	/* Asks until the connection ends. */
 	while (test_now_ms() < deadline) {
-		ssize_t n = send(fd, "{\"id\":1,\"cmd\":\"stats\"}\n", 23, MSG_NOSIGNAL);
+		ssize_t n = send(fd, "{\"id\":1,\"cmd\":\"ping\"}\n", 22, MSG_NOSIGNAL);
 
 		if (n < 0 && errno != EAGAIN)
 			break;
@@ -431,6 +445,49 @@ TEST(kill_answers_first)
 	assert_non_null(strstr(get_line(fd), "\"ok\":true"));
 	assert_true(killed(&f));
 	close(fd);
+	fixture_stop(&f);
+}
+
+TEST(stats_are_read_once_for_all_who_ask)
+{
+	struct fixture f;
+	int a, b;
+
+	fixture_start(&f);
+	a = join(&f);
+	b = join(&f);
+	atomic_store(&f.vm.usage_wait, true);
+	send_text(a, "{\"id\":1,\"cmd\":\"stats\"}\n{\"id\":2,\"cmd\":\"ping\"}\n");
+	assert_non_null(strstr(get_line(a), "\"id\":2")); /* the loop goes on */
+	send_text(b, "{\"id\":3,\"cmd\":\"stats\"}\n{\"id\":4,\"cmd\":\"ping\"}\n");
+	shutdown(b, SHUT_WR);
+	assert_non_null(strstr(get_line(b), "\"id\":4"));
+	atomic_store(&f.vm.usage_wait, false);
+	for (unsigned i = 0; i < 2; i++) {
+		json_t *json = json_loads(get_line(i ? b : a), 0, NULL);
+		json_t *result = json_object_get(json, "result");
+		const char *name, *vm_state;
+		int schema, pid, configured;
+
+		assert_int_equal(json_integer_value(json_object_get(json, "id")), i ? 3 : 1);
+		assert_int_equal(json_unpack(result, "{s:i, s:s, s:i, s:s, s:{s:i}, s:{}}", "schema", &schema,
+					     "name", &name, "pid", &pid, "state", &vm_state, "memory",
+					     "configured_bytes", &configured, "saved"),
+				 0);
+		assert_int_equal(schema, 1);
+		assert_string_equal(name, "web1");
+		assert_string_equal(vm_state, "running");
+		assert_int_equal(configured, 7);
+		json_decref(json);
+	}
+	assert_int_equal(atomic_load(&f.vm.usages), 1);
+	atomic_store(&f.vm.usage_result, -EACCES);
+	send_text(a, "{\"id\":5,\"cmd\":\"stats\"}\n");
+	assert_non_null(strstr(get_line(a), "cannot read the memory figures: Permission denied"));
+	/* A client that leaves, and the server's end, while it is read. */
+	send_text(a, "{\"id\":6,\"cmd\":\"stats\"}\n");
+	close(a);
+	close(b);
 	fixture_stop(&f);
 }
 
@@ -580,6 +637,7 @@ int main(void)
 		cmocka_unit_test(waits_are_bounded),
 		cmocka_unit_test(stop_kills_after_its_time),
 		cmocka_unit_test(kill_answers_first),
+		cmocka_unit_test(stats_are_read_once_for_all_who_ask),
 		cmocka_unit_test(balloon_errors),
 		cmocka_unit_test(console_takes_the_connection),
 		cmocka_unit_test(dump_goes_to_the_descriptor_while_the_loop_goes_on),
