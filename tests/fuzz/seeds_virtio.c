@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Writes the seeds of the virtio fuzz targets, good guests all: seeds_virtio virtqueue|blk|balloon FOLDER. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/fs.h"
+#include "tests/fuzz/virtio_program.h"
+
+struct seed {
+	uint8_t data[4096];
+	size_t len;
+};
+
+static void add(struct seed *s, uint64_t value, size_t bytes)
+{
+	uint8_t raw[8];
+
+	store_le64(raw, value);
+	memcpy(s->data + s->len, raw, bytes);
+	s->len += bytes;
+}
+
+static int seed_write(const struct seed *s, const char *dir, const char *name)
+{
+	char path[4096];
+	auto_fd fd = -1;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	return fd < 0 || write_full(fd, s->data, s->len) < 0;
+}
+
+static void add_start(struct seed *s, uint8_t features)
+{
+	add(s, STEP_START, 1);
+	add(s, features, 1);
+	add(s, 4, 1); /* 16 entries */
+}
+
+static void add_poke(struct seed *s, uint16_t offset, uint64_t value)
+{
+	add(s, STEP_POKE, 1);
+	add(s, BASE_DATA, 1);
+	add(s, offset, 2);
+	add(s, value, 8);
+}
+
+/* A descriptor of queue 0 (or 1), or, with queue 2, of the table. */
+static void add_desc(struct seed *s, uint8_t queue, uint8_t index, uint8_t base, uint16_t offset,
+		     uint32_t len, uint8_t flags)
+{
+	add(s, queue == 2 ? STEP_TABLE : STEP_DESC, 1);
+	if (queue != 2)
+		add(s, queue, 1);
+	add(s, index, 1);
+	add(s, base, 1);
+	add(s, offset, 2);
+	add(s, len, 4);
+	add(s, flags, 1);
+	add(s, index + 1u, 1);
+}
+
+static void add_send(struct seed *s, uint8_t queue)
+{
+	add(s, STEP_OFFER, 1);
+	add(s, queue, 1);
+	add(s, 0, 1);
+	add(s, STEP_KICK, 1);
+	add(s, queue, 1);
+	add(s, STEP_LOOP, 1);
+}
+
+/* Header at 0, data at 0x1000, status at 0x100; by a table or not. */
+static int seed_blk(const char *dir, const char *name, uint8_t type, uint32_t len, bool table)
+{
+	struct seed s = {.len = 0};
+	bool in = type == 0 || type == 8;
+	uint8_t queue = table ? 2 : 0;
+
+	add_start(&s, (uint8_t)(table ? 3 : 4));
+	add_poke(&s, 0, type);
+	add_poke(&s, 8, 3);
+	add_poke(&s, 0x1000, 5); /* a range, for those who take one: sector 5, .. */
+	add_poke(&s, 0x1008, 2); /* .. 2 sectors */
+	add_desc(&s, queue, 0, BASE_DATA, 0, 16, VIRTQ_DESC_F_NEXT);
+	add_desc(&s, queue, 1, BASE_DATA, 0x1000, len,
+		 (uint8_t)(VIRTQ_DESC_F_NEXT | (in ? VIRTQ_DESC_F_WRITE : 0)));
+	add_desc(&s, queue, 2, BASE_DATA, 0x100, 1, VIRTQ_DESC_F_WRITE);
+	if (table)
+		add_desc(&s, 0, 0, BASE_TABLE, 0, 48, VIRTQ_DESC_F_INDIRECT);
+	add_send(&s, 0);
+	add_send(&s, 0);
+	return seed_write(&s, dir, name);
+}
+
+static int seeds_blk(const char *dir)
+{
+	return seed_blk(dir, "in", 0, 1024, false) | seed_blk(dir, "out", 1, 4096, false) |
+	       seed_blk(dir, "out-table", 1, 512, true) | seed_blk(dir, "id", 8, 20, false) |
+	       seed_blk(dir, "discard", 11, 16, false) | seed_blk(dir, "zeroes", 13, 16, true) |
+	       seed_blk(dir, "flush", 4, 1, false);
+}
+
+static int seeds_balloon(const char *dir)
+{
+	struct seed s = {.len = 0};
+
+	add_start(&s, 1);
+	add_poke(&s, 0, 0x0000080100000800);
+	add_poke(&s, 8, 0x0000090000000802);
+	for (uint8_t queue = 0; queue < 2; queue++) {
+		add_desc(&s, queue, 0, BASE_DATA, 0, 16, 0);
+		add_send(&s, queue);
+	}
+	add(&s, STEP_WRITE, 1);
+	add(&s, 0x104, 2);
+	add(&s, 2, 1);
+	add(&s, 4, 8);
+	return seed_write(&s, dir, "inflate-deflate");
+}
+
+/* Descriptors at 0, the available ring at 0x400, the used ring at 0x600. */
+static int seeds_virtqueue(const char *dir)
+{
+	struct seed s = {.data = {2, 3, 0, 0, 0, 2, 0, 3}, .len = 8 + 0x620};
+	uint8_t *m = s.data + 8;
+
+	for (unsigned i = 0; i < 3; i++) {
+		store_le64(m + 16 * i, 0x1000 * (i + 1));
+		store_le32(m + 16 * i + 8, i == 2 ? 32 : 64);
+		store_le16(m + 16 * i + 12,
+			   (uint16_t)(i < 2 ? 1 : 4)); /* the last: a table at 0x3000, of zeroes */
+		store_le16(m + 16 * i + 14, (uint16_t)(i + 1));
+	}
+	store_le64(m + 32, 0x200);
+	store_le64(m + 0x200, 0x5000);
+	store_le32(m + 0x208, 100);
+	store_le16(m + 0x20c, 3);
+	store_le16(m + 0x20e, 1);
+	store_le64(m + 0x210, 0x6000);
+	store_le32(m + 0x218, 100);
+	store_le16(m + 0x21c, 2);
+	store_le16(m + 0x402, 2);
+	store_le16(m + 0x406, 2);
+	return seed_write(&s, dir, "chain-and-table");
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 3 && !strcmp(argv[1], "blk"))
+		return seeds_blk(argv[2]);
+	if (argc == 3 && !strcmp(argv[1], "balloon"))
+		return seeds_balloon(argv[2]);
+	if (argc == 3 && !strcmp(argv[1], "virtqueue"))
+		return seeds_virtqueue(argv[2]);
+	fprintf(stderr, "usage: seeds_virtio virtqueue|blk|balloon FOLDER\n");
+	return 2;
+}
