@@ -270,8 +270,7 @@ static bool prepare(const struct command *c)
 	wanted |= arg(c, "event", 0) ? F_EVENT_IDX : 0;
 	if (job.depth == 0 || job.depth > DEPTH_MAX || job.segments == 0 || job.segments > SEGMENTS_MAX ||
 	    job.request_bytes == 0 || job.request_bytes % SECTOR ||
-	    job.request_bytes < job.segments * 16ull ||
-	    (!(wanted & F_INDIRECT) && job.depth * (job.segments + 4) > QUEUE_SIZE_MAX)) {
+	    job.request_bytes < job.segments * 16ull) {
 		fail(c, "depth, segs or size");
 		return false;
 	}
@@ -289,6 +288,8 @@ static bool prepare(const struct command *c)
 		error = "no-indirect";
 	if (!error && (wanted & F_EVENT_IDX) && !(job.d->features & F_EVENT_IDX))
 		error = "no-event-idx";
+	if (!error && job.depth * (wanted & F_INDIRECT ? 1 : job.segments + 4) > job.d->queue[0].size)
+		error = "queue-too-small-for-depth";
 	if (error)
 		fail(c, "%s", error);
 	return !error;
