@@ -42,10 +42,11 @@
 #define SEL_TSS	  0x30 /* CPU n: + 16 n */
 
 /* Exceptions are below; vectors from here on only count in irq_counts[]. */
-#define VECTOR_IRQ_FIRST 0x22
-/* Called by `int` from ring 3: let interrupts in, keep them out. */
-#define VECTOR_IRQS_ON	0x20
-#define VECTOR_IRQS_OFF 0x21
+#define VECTOR_IRQ_FIRST 0x20
+
+/* The one system call is an undefined instruction with this in RAX, and RFLAGS' new interrupt flag in RCX:
+ * cli, sti, int and syscall are not to be had in ring 3 of software-assisted KVM. */
+#define CALL_IRQS 0x5a4d1e5
 
 #define BOOT_PVH     1
 #define BOOT_LINUX64 2

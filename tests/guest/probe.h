@@ -56,14 +56,20 @@ static inline void full_barrier(void)
 	__asm__ volatile("lock addl $0, -4(%%rsp)" : : : "memory", "cc");
 }
 
+/* The system call of start.S; on CPU 0 only. */
+static inline void irqs_set(uint64_t rflags_if)
+{
+	__asm__ volatile("ud2" : : "a"(CALL_IRQS), "c"(rflags_if) : "memory");
+}
+
 static inline void irqs_on(void)
 {
-	__asm__ volatile("int %0" : : "i"(VECTOR_IRQS_ON) : "memory");
+	irqs_set(0x200);
 }
 
 static inline void irqs_off(void)
 {
-	__asm__ volatile("int %0" : : "i"(VECTOR_IRQS_OFF) : "memory");
+	irqs_set(0);
 }
 
 static inline void *at(uint64_t address)

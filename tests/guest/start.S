@@ -3,9 +3,10 @@
  *
  * Theory of operation. Everything runs in ring 3 with all memory mapped writable, and with all ports below 0x400 allowed
  * by the TSS's bitmap (not by IOPL 3: software-assisted KVM drops the IOPL that iretq loads). Ring 0 is entered again only
- * by exceptions, interrupts and the two calls that turn interrupts on and off. An exception is handed to fault_main() in
- * ring 3; an interrupt counts its vector and is acknowledged at the LAPIC. Other CPUs start at AP_START by INIT and SIPI
- * for each job, and stop by INIT after it. Accessed and dirty bits are set beforehand so that the tables stay as loaded.
+ * by exceptions and interrupts; one exception (CALL_IRQS) turns interrupts on and off. Any other is handed to fault_main()
+ * in ring 3; an interrupt counts its vector and is acknowledged at the LAPIC. Other CPUs start at AP_START by INIT and
+ * SIPI for each job, and stop by INIT after it. Accessed and dirty bits are set beforehand so that the tables stay as
+ * loaded.
  */
 #include "image.h"
 
@@ -139,13 +140,17 @@ irq_common:
 	addq $8, %rsp
 	iretq
 
-/* Stack: RIP, CS, RFLAGS.. */
-irqs_on:
-	orl $RFLAGS_IF, 16(%rsp)
-	iretq
-irqs_off:
+/* Stack: RIP, CS, RFLAGS.. of an undefined instruction. */
+invalid_opcode:
+	cmpl $CALL_IRQS, %eax
+	jne 1f
+	addq $2, (%rsp)				/* ud2 is two bytes */
 	andl $~RFLAGS_IF, 16(%rsp)
+	orl %ecx, 16(%rsp)
 	iretq
+1:	pushq $0
+	pushq $6
+	jmp fault_common
 
 /* Copied to AP_START. */
 	.code16
@@ -210,27 +215,18 @@ idt_pointer:
 
 	.org IMAGE_IDT
 	.set stub, IMAGE_BASE + IMAGE_STUBS
-	.set vector, 0
 	.rept 256
-	.if vector == VECTOR_IRQS_ON || vector == VECTOR_IRQS_OFF
-	.set gate, 0xee00			/* ring 3 may call it */
-	.else
-	.set gate, 0x8e00
-	.endif
-	.quad ((stub & 0xffff0000) << 32) | (gate << 32) | (SEL_CODE0 << 16) | (stub & 0xffff)
+	.quad ((stub & 0xffff0000) << 32) | (0x8e00 << 32) | (SEL_CODE0 << 16) | (stub & 0xffff)
 	.quad stub >> 32
 	.set stub, stub + STUB_STRIDE
-	.set vector, vector + 1
 	.endr
 
 	.org IMAGE_STUBS
 	.set vector, 0
 	.rept 256
 	.balign STUB_STRIDE
-	.if vector == VECTOR_IRQS_ON
-	jmp irqs_on
-	.elseif vector == VECTOR_IRQS_OFF
-	jmp irqs_off
+	.if vector == 6
+	jmp invalid_opcode
 	.elseif vector >= VECTOR_IRQ_FIRST
 	.byte 0x68				/* pushq imm32 */
 	.long vector
