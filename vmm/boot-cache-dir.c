@@ -63,8 +63,11 @@ static int dir_check(int fd, const char *path, struct errmsg *err)
 {
 	struct stat st;
 
-	if (fstat(fd, &st) < 0)
-		return -errno;
+	if (fstat(fd, &st) < 0) {
+		int r = -errno;
+
+		return errmsg_set(err, r, "cache folder %s: cannot look at it: %s", path, strerror(-r));
+	}
 	if (!owner_is_ours(st.st_uid))
 		return errmsg_set(
 			err, -EPERM,
@@ -309,8 +312,10 @@ static int temp_try(const struct cache_dir *dir, struct cache_temp *t)
 		return -EEXIST;
 	}
 	/* Between open and flock somebody who cleans may have taken it for a dead writer's. */
-	if (fstat(fd, &st) < 0 || !st.st_nlink)
+	if (fstat(fd, &st) < 0 || !st.st_nlink) {
+		unlinkat(dir->fd, t->name, 0);
 		return -EEXIST;
+	}
 	t->dir = dir;
 	t->fd = TAKE_FD(fd);
 	return 0;

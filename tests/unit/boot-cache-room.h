@@ -38,14 +38,20 @@ static inline void room_done(struct room *r)
 	nftw(r->path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-static inline struct room room_new(void)
+static inline struct room room_new_in(const char *where)
 {
-	struct room r = {.path = "/tmp/sardine-cache-XXXXXX"};
+	struct room r;
 
+	snprintf(r.path, sizeof(r.path), "%s/sardine-cache-XXXXXX", where);
 	assert_non_null(mkdtemp(r.path));
 	snprintf(r.cache, sizeof(r.cache), "%s/cache", r.path);
 	snprintf(r.file, sizeof(r.file), "%s/source", r.path);
 	return r;
+}
+
+static inline struct room room_new(void)
+{
+	return room_new_in("/tmp");
 }
 
 static inline void put(const char *path, const void *data, size_t len)

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Fails the N-th allocation or system call of the code under test. */
+#include "tests/fault/fault.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+static unsigned left; /* calls until one fails; 0: not armed, or done */
+static const char *failed;
+
+void fault_arm(unsigned nth)
+{
+	left = nth;
+	failed = NULL;
+}
+
+const char *fault_disarm(void)
+{
+	left = 0;
+	return failed;
+}
+
+static bool fails(const char *name, int code)
+{
+	if (!left || --left)
+		return false;
+	failed = name;
+	errno = code;
+	return true;
+}
+
+unsigned fault_open_fds(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	unsigned n = 0;
+
+	if (!d)
+		abort();
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
+/* FAULT(type, function, errno, value on failure, (parameters), (arguments)) */
+#define FAULT(type, name, code, bad, params, args)                                                           \
+	type __real_##name params;                                                                           \
+	type __wrap_##name params;                                                                           \
+	type __wrap_##name params                                                                            \
+	{                                                                                                    \
+		return fails(#name, code) ? (bad) : __real_##name args;                                      \
+	}
+
+/* clang-format off */
+FAULT(void *, malloc, ENOMEM, NULL, (size_t n), (n))
+FAULT(void *, calloc, ENOMEM, NULL, (size_t n, size_t size), (n, size))
+FAULT(void *, realloc, ENOMEM, NULL, (void *p, size_t n), (p, n))
+FAULT(char *, strdup, ENOMEM, NULL, (const char *s), (s))
+FAULT(int, fstat, EIO, -1, (int fd, struct stat *st), (fd, st))
+FAULT(ssize_t, pread, EIO, -1, (int fd, void *buf, size_t n, off_t off), (fd, buf, n, off))
+FAULT(ssize_t, pwrite, ENOSPC, -1, (int fd, const void *buf, size_t n, off_t off), (fd, buf, n, off))
+FAULT(ssize_t, read, EIO, -1, (int fd, void *buf, size_t n), (fd, buf, n))
+FAULT(ssize_t, write, ENOSPC, -1, (int fd, const void *buf, size_t n), (fd, buf, n))
+FAULT(int, fsync, EIO, -1, (int fd), (fd))
+FAULT(int, ftruncate, ENOSPC, -1, (int fd, off_t n), (fd, n))
+FAULT(int, fchmod, EPERM, -1, (int fd, mode_t mode), (fd, mode))
+FAULT(int, flock, ENOLCK, -1, (int fd, int op), (fd, op))
+FAULT(int, mkdir, ENOSPC, -1, (const char *path, mode_t mode), (path, mode))
+FAULT(int, mkdirat, ENOSPC, -1, (int fd, const char *path, mode_t mode), (fd, path, mode))
+FAULT(int, linkat, EPERM, -1, (int a, const char *from, int b, const char *to, int flags), (a, from, b, to, flags))
+FAULT(int, renameat, ENOSPC, -1, (int a, const char *from, int b, const char *to), (a, from, b, to))
+/* The mode is passed on whether it is there or not: the ABI lets it. */
+FAULT(int, open, EMFILE, -1, (const char *path, int flags, mode_t mode), (path, flags, mode))
+FAULT(int, openat, EMFILE, -1, (int fd, const char *path, int flags, mode_t mode), (fd, path, flags, mode))
+/* clang-format on */
