@@ -28,6 +28,8 @@ TEST(cgroups)
 		{V2_HYBRID V1_CPU V1_MEMORY,
 		 {.version = 1, .memory = true, .mount = "/sys/fs/cgroup/memory"}},
 		{V1_MEMORY V2_HYBRID, {.version = 1, .memory = true, .mount = "/sys/fs/cgroup/memory"}},
+		{V1_MEMORY "35 23 0:29 / /bind rw - cgroup cgroup rw,memory\n",
+		 {.version = 1, .memory = true, .mount = "/sys/fs/cgroup/memory"}},
 		{V2_HYBRID V1_CPU, {.version = 2, .mount = "/sys/fs/cgroup/unified"}},
 		{V1_LOOKALIKE V1_CPU, {.version = 0}},
 		{"30 23 0:26 / - cgroup2 cgroup2 rw\n", {.version = 0}},
