@@ -8,7 +8,8 @@
 #include "base/fs.h"
 #include "vmm/config-internal.h"
 
-#define LABEL_MAX 320
+/* A message names file and key; precisions cut what is unreasonably long, so that the key is never lost. */
+#define LABEL_MAX 360
 
 static int wrong_type(const char *label, const char *wanted, struct errmsg *err)
 {
@@ -67,7 +68,7 @@ static int disk_from_json(struct vm_config *config, const char *label, json_t *o
 		char inner[LABEL_MAX];
 		int r;
 
-		snprintf(inner, sizeof(inner), "%s.%s", label, name);
+		snprintf(inner, sizeof(inner), "%.293s.%.60s", label, name);
 		r = disk_member(&disk, inner, name, value, err);
 		if (r < 0) {
 			free(disk.path);
@@ -91,7 +92,7 @@ static int disks_from_json(struct vm_config *config, const char *label, const js
 		char inner[LABEL_MAX];
 		int r;
 
-		snprintf(inner, sizeof(inner), "%s[%zu]", label, i);
+		snprintf(inner, sizeof(inner), "%.271s[%zu]", label, i);
 		r = disk_from_json(config, inner, item, err);
 		if (r < 0)
 			return r;
@@ -146,7 +147,7 @@ int vm_config_from_json(struct vm_config *config, const json_t *json, const char
 		char label[LABEL_MAX];
 		int r;
 
-		snprintf(label, sizeof(label), "--config %s: %s", source, name);
+		snprintf(label, sizeof(label), "--config %.200s: %.60s", source, name);
 		if (!key)
 			return errmsg_set(err, -EINVAL, "%s: no such key; `sardine run --dry-run` prints all",
 					  label);
