@@ -17,6 +17,13 @@ typedef int (*cli_verb_fn)(int argc, char **argv);
 /* One verb per function; each parses its own options with argp. */
 int cmd_run(int argc, char **argv);
 int cmd_check(int argc, char **argv);
+int cmd_ps(int argc, char **argv);
+int cmd_stop(int argc, char **argv);
+int cmd_kill(int argc, char **argv);
+int cmd_wait(int argc, char **argv);
+int cmd_console(int argc, char **argv);
+int cmd_stats(int argc, char **argv);
+int cmd_dump(int argc, char **argv);
 int cmd_analyze(int argc, char **argv);
 
 /**

@@ -16,6 +16,13 @@ static const struct verb {
 	cli_verb_fn run;
 } verbs[] = {
 	{"run", "start a VM and stay with it until it ends", cmd_run},
+	{"ps", "list the VMs that run here", cmd_ps},
+	{"stop", "press a VM's power button, wait, then kill it", cmd_stop},
+	{"kill", "end a VM at once", cmd_kill},
+	{"wait", "wait for a VM's end and say how it ended", cmd_wait},
+	{"console", "a terminal on a VM's serial port", cmd_console},
+	{"stats", "what VMs occupy, and what sharing saves", cmd_stats},
+	{"dump", "write a VM's memory to a file", cmd_dump},
 	{"check", "say what this host can do for VMs", cmd_check},
 	{"analyze", "say exactly what sharing identical pages would save", cmd_analyze},
 };

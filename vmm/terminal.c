@@ -25,9 +25,9 @@ static struct {
 } terminal;
 
 /* Those that end a process by default and that a VMM may meet. */
-static const int fatal_signals[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGILL,	  SIGTRAP, SIGABRT,
-				    SIGBUS,  SIGFPE,  SIGUSR1, SIGSEGV,	  SIGUSR2, SIGALRM,
-				    SIGTERM, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGSYS};
+static const int fatal_signals[] = {SIGHUP,  SIGINT,  SIGPIPE, SIGQUIT, SIGILL,	   SIGTRAP,
+				    SIGABRT, SIGBUS,  SIGFPE,  SIGUSR1, SIGSEGV,   SIGUSR2,
+				    SIGALRM, SIGTERM, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGSYS};
 
 /* In the background, the terminal is another process's and already in its mode; setting it would stop us. */
 static bool in_foreground(int fd)
