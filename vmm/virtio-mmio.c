@@ -14,8 +14,9 @@
  *
  *   before FEATURES_OK   select and write features (once DRIVER is set)
  *   FEATURES_OK          set queues up
- *   DRIVER_OK            kick; stop a queue (QueueReady 0), which waits for its I/O; nothing starts it again
- * but a reset NEEDS_RESET          nothing. Ours: set when the driver broke a rule
+ *   DRIVER_OK            kick; stop a queue (QueueReady 0), which waits for its I/O; only a reset lets it be
+ *                        started again
+ *   NEEDS_RESET          nothing. Ours: set when the driver broke a rule
  *
  * A write in the wrong state is ignored and counted; a broken ring, queue set-up or a configuration write
  * outside the configuration space is a hostile event and sets NEEDS_RESET.
