@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/size.h"
 #include "tools/analyze.h"
@@ -161,7 +160,8 @@ static void put_columns(struct plot *p, double x, const char *title, const char 
 		put_rect(p, left, bottom - height, step * 0.72, height, colour);
 		snprintf(text, sizeof(text), bars[i].percent < 9.95 ? "%.1f" : "%.0f", bars[i].percent);
 		put_text(p, left + step * 0.36, bottom - height - 4, "class=\"m\"", text);
-		put_text(p, left + step * 0.36, bottom + 16, "class=\"m\"", bars[i].label);
+		put_text(p, left + step * 0.36, bottom + 16, count > 10 ? "class=\"s\"" : "class=\"m\"",
+			 bars[i].label);
 	}
 	put_text(p, x + 40 + (CHART_WIDTH - 40) / 2, bottom + 36, "class=\"m\"", axis);
 }
@@ -231,61 +231,71 @@ static void put_matrix(struct plot *p)
 	}
 }
 
-static double plot_height(const struct analysis *a)
-{
-	unsigned n = a->set.image_count, shown = n < IMAGES_MAX ? n : IMAGES_MAX + 1;
-	double height = 300 + shown * ROW + CHART_HEIGHT + 60;
-
-	if (n >= 2 && n <= MATRIX_MAX && a->counts.pairs)
-		height += 60 + ((BAR_RIGHT - BAR_LEFT) < 46.0 * n ? BAR_RIGHT - BAR_LEFT : 46.0 * n);
-	return height;
-}
-
-static void put_picture(struct plot *p)
+/* All but the frame, whose height is known afterwards. */
+static void put_body(struct plot *p)
 {
 	const struct analysis *a = p->a;
 	const struct count_total *t = &a->counts.total;
 	char text[200], saved[16], all[16];
-	double height = plot_height(a);
 
-	fprintf(p->out,
-		"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f "
-		"%.0f\">\n"
-		"<style>text{font:13px sans-serif;fill:#222}.h{font-size:16px;font-weight:bold}"
-		".r{text-anchor:end}.m{text-anchor:middle;font-size:12px}.t{font-size:22px;font-weight:bold}"
-		"text[fill]{fill:#fff}</style>\n",
-		WIDTH, height, WIDTH, height);
-	put_rect(p, 0, 0, WIDTH, height, "#ffffff");
 	snprintf(text, sizeof(text), "Sharing would save %s: %.1f %% of nonzero memory%s",
 		 size_format(t->saved * a->set.page_bytes, saved, sizeof(saved)),
 		 analyze_saved_pct(t->saved, t->nonzero), a->problem_count ? " (partial)" : "");
 	p->y = MARGIN + 10;
 	put_text(p, MARGIN, p->y, "class=\"t\"", text);
 	snprintf(text, sizeof(text),
-		 "%u images, %s; %" PRIu64 " nonzero pages with %" PRIu64 " distinct contents; %" PRIu64
+		 "%u image%s, %s; %" PRIu64 " nonzero pages with %" PRIu64 " distinct contents; %" PRIu64
 		 " saved within images, %" PRIu64 " between them",
-		 a->set.image_count, size_format(t->pages * a->set.page_bytes, all, sizeof(all)), t->nonzero,
-		 t->distinct, t->intra, t->inter);
+		 a->set.image_count, a->set.image_count == 1 ? "" : "s",
+		 size_format(t->pages * a->set.page_bytes, all, sizeof(all)), t->nonzero, t->distinct,
+		 t->intra, t->inter);
 	p->y += 24;
 	put_text(p, MARGIN, p->y, "", text);
 	put_images(p);
 	put_charts(p);
 	put_matrix(p);
-	fputs("</svg>\n", p->out);
+	p->y += MARGIN / 2;
+}
+
+static void put_picture(FILE *out, const char *body, double height)
+{
+	fprintf(out,
+		"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f "
+		"%.0f\">\n"
+		"<style>text{font:13px sans-serif;fill:#222}.h{font-size:16px;font-weight:bold}"
+		".r{text-anchor:end}.m{text-anchor:middle;font-size:12px}.s{text-anchor:middle;font-size:"
+		"10px}"
+		".t{font-size:22px;font-weight:bold}text[fill]{fill:#fff}</style>\n"
+		"<rect width=\"%.0f\" height=\"%.0f\" fill=\"#ffffff\"/>\n%s</svg>\n",
+		WIDTH, height, WIDTH, height, WIDTH, height, body);
 }
 
 int analyze_plot(const struct analysis *a, const char *path, struct errmsg *err)
 {
 	struct plot p = {.a = a};
+	char *body = NULL;
+	size_t size = 0;
+	FILE *out;
 	int r = 0;
 
-	p.out = fopen(path, "we");
+	p.out = open_memstream(&body, &size);
 	if (!p.out)
-		return errmsg_set(err, -errno, "%s: cannot be written: %s", path, strerror(errno));
-	put_picture(&p);
-	if (ferror(p.out))
-		r = -EIO;
-	if (fclose(p.out) != 0 && r == 0)
+		return -errno;
+	put_body(&p);
+	if (fclose(p.out) != 0) {
+		free(body);
+		return -ENOMEM;
+	}
+	out = fopen(path, "we");
+	if (out) {
+		put_picture(out, body, p.y);
+		if (ferror(out))
+			r = -EIO;
+		if (fclose(out) != 0)
+			r = -errno;
+	} else {
 		r = -errno;
+	}
+	free(body);
 	return r < 0 ? errmsg_set(err, r, "%s: cannot be written: %s", path, strerror(-r)) : 0;
 }

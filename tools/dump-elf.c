@@ -34,7 +34,8 @@ static int elf_extended_count(const struct dump_file *dump, struct elf_shape *sh
 	} sh;
 	size_t len = shape->wide ? sizeof(sh.wide) : sizeof(sh.narrow);
 
-	if (!range_fits(shape->shoff, len, dump->size) || pread_full(dump->fd, &sh, len, shape->shoff) < 0)
+	if (!shape->shoff || !range_fits(shape->shoff, len, dump->size) ||
+	    pread_full(dump->fd, &sh, len, shape->shoff) < 0)
 		return elf_damaged(dump, err, "the number of its segments is missing");
 	shape->phnum = shape->wide ? sh.wide.sh_info : sh.narrow.sh_info;
 	return 0;
