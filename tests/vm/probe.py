@@ -3,14 +3,10 @@
 
 `Probe.ask("fill", cpus=2)` sends `@1 fill cpus=2` and returns the answer's keys; `Probe.refuses()` returns the error text.
 """
-import glob
-import json
-import os
 import pathlib
 import struct
-import time
 
-from sardine_test import SardineTest, no_kvm_reason, poll, probe_kernel
+from sardine_test import SardineTest, no_kvm_reason, probe_kernel
 
 PAGE = 4096
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -183,9 +179,12 @@ class Probe:
         self.test.assertNotIn("error", answer, answer)
 
     def stats(self):
-        done = self.test.sardine("stats", self.name, "--json")
-        self.test.assertEqual(done.returncode, 0, done.stderr)
-        return json.loads(done.stdout)
+        answer = self.control(cmd="stats")
+        self.test.assertTrue(answer["ok"], answer)
+        return answer["result"]
+
+    def device_stats(self, kind, nth=0):
+        return [device for device in self.stats()["devices"] if device["type"] == kind][nth]
 
     # Its end
 
@@ -225,5 +224,3 @@ class ProbeTest(SardineTest):
         """The keys of part are in whole with the same values."""
         self.assertEqual(part, {key: whole.get(key) for key in part}, whole)
 
-
-__all__ = ["Probe", "ProbeError", "ProbeTest", "poll", "glob", "os", "time"]

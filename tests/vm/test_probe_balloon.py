@@ -5,7 +5,8 @@ import os
 import zlib
 
 import sardine_test
-from probe import BALLOON, IMAGE_BASE, MIB, PAGE, ProbeTest, poll
+from probe import BALLOON, IMAGE_BASE, MIB, PAGE, ProbeTest
+from sardine_test import poll
 
 FROM = 64 * MIB
 

@@ -5,7 +5,8 @@ import os
 import zlib
 
 import sardine_test
-from probe import BLOCK, GIB, KIB, MIB, SECTOR, ProbeTest, pattern_sectors, poll
+from probe import BLOCK, GIB, KIB, MIB, SECTOR, ProbeTest, pattern_sectors
+from sardine_test import poll
 
 SECTORS = 4 * MIB // SECTOR
 
