@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The README's screen of usage, run as printed, line by line, with the probe guest as the kernel."""
+import os
+import pty
+import shutil
+import subprocess
+
+import sardine_test
+from sardine_test import ROOT, SardineTest, Stream, no_kvm_reason
+
+MIB = 1 << 20
+
+
+def screen():
+    """The commands: lines joined at backslashes, comments cut off."""
+    text = (ROOT / "docs" / "usage.txt").read_text().replace("\\\n", " ")
+    return [line.split("#")[0].strip() for line in text.splitlines() if line.split("#")[0].strip()]
+
+
+class Usage(SardineTest):
+    def setUp(self):
+        if no_kvm_reason():
+            self.skipTest(no_kvm_reason())
+        super().setUp()
+        shutil.copy(sardine_test.probe_kernel(), self.dir / "vmlinuz")
+        (self.dir / "initrd.img").write_bytes(os.urandom(MIB))
+        for name in ("web1.img", "base.img"):
+            (self.dir / name).write_bytes(bytes(MIB))
+        (self.dir / "bin").mkdir()
+        (self.dir / "bin" / "sardine").symlink_to(sardine_test.sardine_bin())
+        self.env["PATH"] = f"{self.dir}/bin:{os.environ['PATH']}"
+        # The default cache of root is the host's: keep out of it.
+        self.prefix = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /var/cache && exec sh -c "$1"', "sh"] \
+            if os.geteuid() == 0 else ["sh", "-c"]
+
+    def spawn(self, line, **kwargs):
+        return subprocess.Popen([*self.prefix, line], env=self.env, cwd=self.dir, **kwargs)
+
+    def shell(self, line):
+        process = self.spawn(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        out, err = process.communicate(timeout=90)
+        self.assertEqual(process.returncode, 0, f"{line}: {out}{err}")
+        return out
+
+    def console(self, line):
+        """At a terminal: the guest is told to heed its power button, then Ctrl-A x."""
+        ours, theirs = pty.openpty()
+        process = self.spawn(line, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE)
+        os.close(theirs)
+        with open(ours, "rb", buffering=0) as terminal:
+            stream = Stream(terminal)
+            stream.expect("probe: ready", 20)
+            # The second command has arrived where the first was answered.
+            os.write(ours, b"@1 hello\r@2 button off=1 timeout_ms=60000\r")
+            stream.expect("@1 ok", 20)
+            os.write(ours, b"\x01x")
+            _, err = process.communicate(timeout=20)
+            self.assertEqual(process.returncode, 0, err)
+
+    def foreground(self, line):
+        process = self.spawn(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out, err = process.communicate(b"@1 poweroff\n", timeout=60)
+        self.assertEqual(process.returncode, 0, out + err)
+
+    def test_as_printed(self):
+        lines = screen()
+        self.assertGreater(len(lines), 10)
+        for line in lines:
+            with self.subTest(line):
+                if " console " in line:
+                    self.console(line)
+                elif line.startswith("sardine run --config"):
+                    self.foreground(line)
+                else:
+                    self.shell(line)
+        self.assertEqual((self.dir / "web1.core").read_bytes()[:4], b"\x7fELF")
+
+    def test_the_readme_has_it(self):
+        self.assertIn((ROOT / "docs" / "usage.txt").read_text(), (ROOT / "README.md").read_text())
+
+    def test_the_screen_is_a_screen(self):
+        lines = (ROOT / "docs" / "usage.txt").read_text().splitlines()
+        self.assertLessEqual(len(lines), 24)
+        self.assertLessEqual(max(map(len, lines)), 110)
+
+
+if __name__ == "__main__":
+    sardine_test.main()
