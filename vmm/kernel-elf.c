@@ -214,7 +214,7 @@ int elf_kernel_parse(int fd, uint64_t file_bytes, struct errmsg *err, struct elf
 	Elf64_Phdr ph[KERNEL_ELF_PHDRS_MAX];
 	uint64_t pvh = 0;
 	bool has_pvh = false;
-	Elf64_Ehdr eh;
+	Elf64_Ehdr eh = {0};
 	int r;
 
 	r = parse_header(fd, file_bytes, err, &eh);
