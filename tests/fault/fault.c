@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 
@@ -24,8 +25,26 @@ const char *fault_disarm(void)
 	return failed;
 }
 
+static const char *before_name;
+static void (*before_fn)(void *arg);
+static void *before_arg;
+
+void fault_before(const char *name, void (*fn)(void *arg), void *arg)
+{
+	before_name = name;
+	before_fn = fn;
+	before_arg = arg;
+}
+
 static bool fails(const char *name, int code)
 {
+	void (*fn)(void *arg) = before_fn;
+
+	if (fn && !strcmp(name, before_name)) {
+		before_fn = NULL; /* not for its own calls */
+		fn(before_arg);
+		before_fn = fn;
+	}
 	if (!left || --left)
 		return false;
 	failed = name;

@@ -21,6 +21,14 @@ void fault_arm(unsigned nth);
  */
 const char *fault_disarm(void);
 
+/**
+ * fault_before() - Have a function called before each call of another, to change the world at that moment.
+ * @name: the function that the code under test calls, one of the wrapped.
+ * @fn: what to do, or NULL to stop; it may itself call wrapped functions.
+ * @arg: for @fn.
+ */
+void fault_before(const char *name, void (*fn)(void *arg), void *arg);
+
 /* Open descriptors of this process. */
 unsigned fault_open_fds(void);
 

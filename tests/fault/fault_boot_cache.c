@@ -2,6 +2,7 @@
 /* Whichever allocation or system call of the boot cache fails: a clear error or the right result, nothing
  * left behind, and the next attempt succeeds. */
 #include <errno.h>
+#include <limits.h>
 
 #include "tests/fault/fault.h"
 #include "tests/unit/boot-cache-room.h"
@@ -163,6 +164,77 @@ TEST(source_is_known)
 	every_call(10, SYNTH_GZIP, filled_and_known);
 }
 
+/* Somebody writes to the source whenever it is read. */
+struct scribe {
+	const char *path;
+	unsigned calls;
+	unsigned writes; /* that he does before he stops */
+};
+
+static void scribble(void *arg)
+{
+	struct scribe *s = arg;
+	const struct timespec times[2] = {{.tv_sec = s->calls}, {.tv_sec = s->calls}};
+	char text[16];
+
+	if (s->calls++ >= s->writes)
+		return;
+	snprintf(text, sizeof(text), "%8u", s->calls);
+	put(s->path, text, 8);
+	assert_int_equal(utimensat(AT_FDCWD, s->path, times, 0), 0);
+}
+
+static int read_while_written(const struct room *r, struct scribe *scribe, struct errmsg *err,
+			      struct boot_blob *ret)
+{
+	cleanup(boot_cache_free_p) struct boot_cache *cache = cache_of(r);
+	int code;
+
+	put(r->file, "12345678", 8);
+	fault_before("pread", scribble, scribe);
+	code = boot_cache_initrd(cache, r->file, err, ret);
+	fault_before(NULL, NULL, NULL);
+	return code;
+}
+
+TEST(source_is_written_all_the_time)
+{
+	cleanup(room_done) struct room r = room_new();
+	struct scribe scribe = {.path = r.file, .writes = UINT_MAX};
+	struct boot_blob blob = BOOT_BLOB_EMPTY;
+	struct errmsg err = {0};
+
+	assert_int_equal(read_while_written(&r, &scribe, &err, &blob), -EAGAIN);
+	assert_int_equal(strncmp(err.text, "--initrd /", 10), 0);
+	assert_non_null(strstr(err.text, "somebody is writing"));
+	assert_int_equal(count(&r, "", NULL), 0);
+}
+
+/* However many writes come before it rests: what is handed out is what it then holds. */
+TEST(source_comes_to_rest)
+{
+	unsigned succeeded = 0;
+
+	for (unsigned writes = 1; writes < 8; writes++) {
+		cleanup(room_done) struct room r = room_new();
+		cleanup(boot_blob_done) struct boot_blob blob = BOOT_BLOB_EMPTY;
+		struct scribe scribe = {.path = r.file, .writes = writes};
+		struct errmsg err = {0};
+		char want[16], got[8];
+		int code = read_while_written(&r, &scribe, &err, &blob);
+
+		assert_int_equal(count(&r, ".tmp", NULL), 0);
+		if (code == -EAGAIN)
+			continue;
+		assert_int_equal(code, 0);
+		succeeded++;
+		snprintf(want, sizeof(want), "%8u", writes);
+		assert_int_equal(pread_full(blob.fd, got, 8, blob.offset), 0);
+		assert_memory_equal(got, want, 8);
+	}
+	assert_true(succeeded >= 3);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -170,6 +242,8 @@ int main(void)
 		cmocka_unit_test(entry_is_there),
 		cmocka_unit_test(entry_is_damaged),
 		cmocka_unit_test(source_is_known),
+		cmocka_unit_test(source_is_written_all_the_time),
+		cmocka_unit_test(source_comes_to_rest),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

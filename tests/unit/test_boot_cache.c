@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The boot cache: what it hands out, what it believes, how it heals, who shares. */
 #include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -390,49 +388,6 @@ TEST(notices_changes_while_reading)
 	assert_string_equal(err.text, "");
 }
 
-struct writer {
-	const char *path;
-	atomic_bool stop;
-	atomic_uint writes;
-};
-
-static void *write_on(void *arg)
-{
-	struct writer *w = arg;
-
-	for (long n = 1; !atomic_load(&w->stop); n++) {
-		const struct timespec t[2] = {{.tv_sec = n}, {.tv_sec = n}};
-
-		if (utimensat(AT_FDCWD, w->path, t, 0) == 0)
-			atomic_fetch_add(&w->writes, 1);
-	}
-	return NULL;
-}
-
-TEST(gives_up_on_a_file_being_written)
-{
-	cleanup(room_done) struct room r = room_new();
-	cleanup(boot_cache_free_p) struct boot_cache *cache = cache_of(&r);
-	struct writer w = {.path = r.file};
-	struct boot_blob blob = BOOT_BLOB_EMPTY;
-	struct errmsg err = {0};
-	pthread_t thread;
-	int result;
-
-	put(r.file, "x", 1);
-	assert_int_equal(truncate(r.file, 32 << 20), 0);
-	assert_int_equal(pthread_create(&thread, NULL, write_on, &w), 0);
-	while (!atomic_load(&w.writes))
-		;
-	result = boot_cache_initrd(cache, r.file, &err, &blob);
-	atomic_store(&w.stop, true);
-	pthread_join(thread, NULL);
-	assert_int_equal(result, -EAGAIN);
-	assert_non_null(strstr(err.text, "--initrd /tmp/"));
-	assert_non_null(strstr(err.text, "somebody is writing"));
-	assert_int_equal(count(&r, "", NULL), 0);
-}
-
 /* As root: sources of other users have folders of their own. */
 TEST(domains_of_sources)
 {
@@ -487,19 +442,12 @@ TEST(cleans_up_after_the_dead)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(unpacks_each_packing),
-		cmocka_unit_test(takes_vmlinux),
-		cmocka_unit_test(keeps_bzimage_for_kaslr),
-		cmocka_unit_test(keeps_initrd_as_it_is),
-		cmocka_unit_test(believes_index),
-		cmocka_unit_test(known_source_is_quick),
-		cmocka_unit_test(replaces_bad_entries),
-		cmocka_unit_test(entry_must_be_what_its_name_says),
-		cmocka_unit_test(fillers_at_once_agree),
-		cmocka_unit_test(notices_changes_while_reading),
-		cmocka_unit_test(gives_up_on_a_file_being_written),
-		cmocka_unit_test(domains_of_sources),
-		cmocka_unit_test(cleans_up_after_the_dead),
+		cmocka_unit_test(unpacks_each_packing),	   cmocka_unit_test(takes_vmlinux),
+		cmocka_unit_test(keeps_bzimage_for_kaslr), cmocka_unit_test(keeps_initrd_as_it_is),
+		cmocka_unit_test(believes_index),	   cmocka_unit_test(known_source_is_quick),
+		cmocka_unit_test(replaces_bad_entries),	   cmocka_unit_test(entry_must_be_what_its_name_says),
+		cmocka_unit_test(fillers_at_once_agree),   cmocka_unit_test(notices_changes_while_reading),
+		cmocka_unit_test(domains_of_sources),	   cmocka_unit_test(cleans_up_after_the_dead),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
