@@ -125,7 +125,6 @@ static uint64_t image_missing(const struct analysis *a, const struct page_image 
 static void find_problems(struct analysis *a)
 {
 	struct errmsg why = {0};
-	char name[160];
 
 	for (size_t i = 0; i < a->dump_count; i++) {
 		dump_file_check(&a->dumps[i]);
@@ -146,14 +145,17 @@ static void find_problems(struct analysis *a)
 	}
 	for (unsigned i = 0; a->dedup.missing_pages && i < a->set.image_count; i++) {
 		const struct page_image *image = &a->set.images[i];
-		uint64_t missing = image_missing(a, image);
+		uint64_t missing;
 
-		/* A page or two that a live process unmapped meanwhile has changed, no more. */
-		if (missing == 0 || (a->live_count && !a->lives[i].problem.text[0]))
+		/* A page or two that a live process unmapped meanwhile has changed, no more; and a file that
+		 * changed its length, or a process that ended, was named above. */
+		if (a->live_count || a->dumps[i].problem.text[0])
+			continue;
+		missing = image_missing(a, image);
+		if (missing == 0)
 			continue;
 		why.text[0] = '\0';
-		snprintf(name, sizeof(name), "%s", image->path);
-		errmsg_set(&why, 0, "%s: %" PRIu64 " pages could not be read and are left out", name,
+		errmsg_set(&why, 0, "%s: %" PRIu64 " pages could not be read and are left out", image->path,
 			   missing);
 		problem_add(a, why.text);
 	}

@@ -230,8 +230,11 @@ int live_process_open(pid_t pid, struct live_process *ret, struct errmsg *err)
 	s.pagemap_fd = pagemap_fd;
 	if (r == 0)
 		r = survey_run(&s);
+	/* There is such a process, but it has no address space: newer kernels say so, older ones show it empty. */
+	if (r == -ESRCH && live.pidfd >= 0)
+		r = 0;
 	if (r < 0)
-		live_error(err, pid, r);
+		r = live_error(err, pid, r);
 	else if (live.range_count == 0)
 		r = errmsg_set(err, -ENODATA,
 			       "process %d: has no memory of its own (a kernel thread, or ended)", (int)pid);
