@@ -280,7 +280,7 @@ int rundir_find(const struct rundir *dir, const char *name, struct rundir_entry 
 	char file[RUNDIR_NAME_SPACE];
 	struct rundir_entry entry = {0};
 	auto_fd fd = -1;
-	bool held;
+	bool held = false;
 	int r;
 
 	if (!rundir_name_valid(name))

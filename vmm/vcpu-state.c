@@ -84,7 +84,7 @@ int vcpu_set_cpuid(int kvm_fd, int vcpu_fd, unsigned index, unsigned count, stru
 {
 	bool tsc_deadline = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
 	auto_free struct kvm_cpuid2 *cpuid = NULL;
-	size_t capacity;
+	size_t capacity = 0;
 	int r;
 
 	r = supported_cpuid(kvm_fd, &capacity, &cpuid);
