@@ -22,6 +22,9 @@
 
 #include "base/addr.h"
 
+/* The physical block of an image in a file. */
+#define FILE_BLOCK_BYTES 4096
+
 /* When the kernel does not tell: the page, which suits every disk. */
 #define DIRECT_ALIGN_DEFAULT 4096u
 
@@ -93,7 +96,8 @@ static int measure(int fd, const char *path, struct blk_image *image, struct err
 	if (S_ISREG(st.st_mode)) {
 		image->bytes = (uint64_t)st.st_size;
 		image->logical_bytes = BLK_SECTOR_BYTES;
-		image->physical_bytes = (uint32_t)st.st_blksize;
+		/* What network and copy-on-write file systems like even better is no property of a disk. */
+		image->physical_bytes = st.st_blksize >= FILE_BLOCK_BYTES ? FILE_BLOCK_BYTES : BLK_SECTOR_BYTES;
 	} else if (S_ISBLK(st.st_mode)) {
 		unsigned physical = 0;
 		int logical = 0;
