@@ -80,7 +80,8 @@ static bool client_flush(struct control_client *client)
 	}
 	if (done || !client->out_len)
 		client->stuck_since_ns = 0;
-	memmove(client->out, client->out + done, client->out_len - done);
+	if (done) /* an empty buffer is NULL, which memmove must not see */
+		memmove(client->out, client->out + done, client->out_len - done);
 	client->out_len -= done;
 	if (client->out_len == 0) {
 		free(TAKE_PTR(client->out));
