@@ -4,8 +4,8 @@
  *
  *   pfncount PID START-END PID START-END      (hexadecimal, as in /proc/PID/maps; needs CAP_SYS_ADMIN)
  *
- * Prints {"present": [N, N], "frames": [N, N], "common": N}: present pages, distinct frames behind them, and distinct
- * frames that both have. The kernel's page of zeros counts as one frame.
+ * Prints {"present": [N, N], "frames": [N, N], "common": N}: present pages, distinct frames behind them, and
+ * distinct frames that both have. The kernel's page of zeros counts as one frame.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -58,7 +58,8 @@ static bool frames_read(const char *pid, const char *range, struct frames *f)
 	uint64_t entries[CHUNK_PAGES];
 	char path[64];
 
-	if (sscanf(range, "%" SCNx64 "-%" SCNx64, &start, &end) != 2 || start >= end || start % PAGE_BYTES || end % PAGE_BYTES) {
+	if (sscanf(range, "%" SCNx64 "-%" SCNx64, &start, &end) != 2 || start >= end || start % PAGE_BYTES ||
+	    end % PAGE_BYTES) {
 		fprintf(stderr, "pfncount: %s: not a range of pages\n", range);
 		return false;
 	}
@@ -86,7 +87,8 @@ static bool frames_read(const char *pid, const char *range, struct frames *f)
 			if (!(entries[i] & PAGEMAP_PRESENT))
 				continue;
 			if ((entries[i] & PAGEMAP_PFN) == 0) {
-				fprintf(stderr, "pfncount: %s: frame numbers are hidden, root needed\n", path);
+				fprintf(stderr, "pfncount: %s: frame numbers are hidden, root needed\n",
+					path);
 				close(fd);
 				return false;
 			}
@@ -123,7 +125,8 @@ int main(int argc, char **argv)
 			j++;
 		}
 	}
-	printf("{\"present\": [%zu, %zu], \"frames\": [%zu, %zu], \"common\": %zu}\n", a.present, b.present, a.count, b.count, common);
+	printf("{\"present\": [%zu, %zu], \"frames\": [%zu, %zu], \"common\": %zu}\n", a.present, b.present,
+	       a.count, b.count, common);
 	free(a.pfn);
 	free(b.pfn);
 	return 0;

@@ -153,6 +153,11 @@ class Sardine(Vmm):
     title = "sardine"
 
     @staticmethod
+    def mergeable(on):
+        """The option of start() that lets ksmd merge the guest's memory, or keeps it from doing so."""
+        return "--mergeable on" if on else "--mergeable off"
+
+    @staticmethod
     def console_socket(name):
         return f"/run/lab/{name}.console"
 
@@ -182,6 +187,10 @@ class Microvm(Vmm):
     """QEMU's microvm as the inner VMM: what the lab itself can do, whatever the VMM."""
 
     title = "microvm"
+
+    @staticmethod
+    def mergeable(on):
+        return ",mem-merge=on" if on else ",mem-merge=off"
 
     @staticmethod
     def console_socket(name):
