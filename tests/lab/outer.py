@@ -5,6 +5,7 @@ Its shell is a virtio port (raw bytes, no terminal in between); further ports ca
 """
 
 import base64
+import hashlib
 import os
 import re
 import shlex
@@ -133,6 +134,23 @@ class Outer:
             with open(dest, "wb") as f:
                 f.write(base64.b64decode(out))
         return status == 0
+
+    def read_scratch(self, dest, size):
+        """Copies the first `size` bytes of the scratch disk to `dest`, leaving holes for zeros; returns their sha256."""
+        digest = hashlib.sha256()
+        with open(self.scratch, "rb") as source, open(dest, "wb") as out:
+            while size > 0:
+                block = source.read(min(size, 1 << 20))
+                if not block:
+                    raise LabError(f"the scratch disk ends {size} bytes early")
+                digest.update(block)
+                if block.count(0) == len(block):
+                    out.seek(len(block), os.SEEK_CUR)
+                else:
+                    out.write(block)
+                size -= len(block)
+            out.truncate()
+        return digest.hexdigest()
 
     def console(self, socket_path, log):
         """Connects a free console port to the Unix socket `socket_path` of an inner VMM; logs it to the file `log`."""

@@ -30,6 +30,7 @@ def _check_clock(lab, guest):
     before = lab.outer.clock()
     inside = int(guest.must("date +%s"))
     after = lab.outer.clock()
+    lab.report.note(f"{lab.title('boot2')}: the guest's clock differs by {inside - before} to {inside - after} s")
     check(before - CLOCK_SLACK_SECONDS <= inside <= after + CLOCK_SLACK_SECONDS,
           f"the guest's clock says {inside}, its host's {before} to {after}")
 
