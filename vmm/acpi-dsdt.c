@@ -43,6 +43,21 @@ static void com1(struct aml *a)
 	aml_close(a, device);
 }
 
+/* No interrupt: the clock has no alarm. Linux then does not look for one (drivers/rtc/rtc-cmos.c). */
+static void real_time_clock(struct aml *a)
+{
+	aml_mark_t device = aml_device(a, "RTC");
+	aml_mark_t resources;
+
+	aml_name_eisa_id(a, "_HID", "PNP0B00");
+	aml_name_integer(a, "_UID", 0);
+	aml_name(a, "_CRS");
+	resources = aml_resources_begin(a);
+	aml_io(a, LAYOUT_RTC, LAYOUT_RTC_LEN);
+	aml_resources_end(a, resources);
+	aml_close(a, device);
+}
+
 /* Control method power button (4.8.2.2.1.2). */
 static void power_button(struct aml *a)
 {
@@ -114,6 +129,7 @@ void acpi_dsdt_terms(const struct acpi_config *config, struct aml *a)
 	soft_off(a);
 	scope = aml_scope(a, "\\_SB");
 	com1(a);
+	real_time_clock(a);
 	power_button(a);
 	event_device(a);
 	for (unsigned i = 0; i < config->virtio_devices; i++)

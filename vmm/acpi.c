@@ -48,7 +48,6 @@
  * Resetting through port 0x64 needs no announcement. Without a CMOS clock, Linux takes the time of day from
  * kvmclock. */
 #define BOOT_ARCH_NO_VGA      (1u << 2)
-#define BOOT_ARCH_NO_CMOS_RTC (1u << 5)
 /* Table 5.10. With the two button bits set there are no fixed-hardware buttons. */
 #define FLAG_WBINVD	(1u << 0)
 #define FLAG_PROC_C1	(1u << 2)
@@ -136,7 +135,7 @@ static size_t build_fadt(struct aml *a, uint64_t dsdt)
 	size_t start = table_begin(a, "FACP", FADT_REVISION);
 	uint8_t fadt[FADT_BYTES] = {0};
 
-	store_le16(fadt + FADT_IAPC_BOOT_ARCH, BOOT_ARCH_NO_VGA | BOOT_ARCH_NO_CMOS_RTC);
+	store_le16(fadt + FADT_IAPC_BOOT_ARCH, BOOT_ARCH_NO_VGA);
 	store_le32(fadt + FADT_FLAGS, FLAG_WBINVD | FLAG_PROC_C1 | FLAG_PWR_BUTTON | FLAG_SLP_BUTTON |
 					      FLAG_RESET_REG | FLAG_HW_REDUCED);
 	put_register(fadt + FADT_RESET_REG, LAYOUT_GED + LAYOUT_GED_RESET);

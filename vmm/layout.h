@@ -45,6 +45,8 @@
 #define LAYOUT_COM1_LEN	 8
 #define LAYOUT_I8042	 0x60 /* data 0x60 and command/status 0x64 */
 #define LAYOUT_I8042_LEN 5
+#define LAYOUT_RTC	 0x70 /* register number 0x70 and value 0x71 */
+#define LAYOUT_RTC_LEN	 2
 
 #define LAYOUT_VCPUS_MAX 32
 

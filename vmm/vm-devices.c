@@ -60,10 +60,16 @@ static int legacy_new(struct vm *vm)
 	r = i8042_new(on_reset, vm, &vm->i8042);
 	if (r < 0)
 		return r;
+	r = rtc_new(NULL, NULL, &vm->rtc);
+	if (r < 0)
+		return r;
 	r = bus_add(&vm->pio, LAYOUT_COM1, LAYOUT_COM1_LEN, &serial_bus_ops, vm->serial);
 	if (r < 0)
 		return r;
 	r = bus_add(&vm->pio, LAYOUT_I8042, LAYOUT_I8042_LEN, &i8042_bus_ops, vm->i8042);
+	if (r < 0)
+		return r;
+	r = bus_add(&vm->pio, LAYOUT_RTC, LAYOUT_RTC_LEN, &rtc_bus_ops, vm->rtc);
 	if (r < 0)
 		return r;
 	r = bus_add(&vm->mmio, LAYOUT_GED, LAYOUT_GED_BYTES, &ged_bus_ops, vm->ged);
@@ -166,6 +172,7 @@ void vm_devices_free(struct vm *vm)
 		virtio_blk_free(vm->disks[i]);
 	console_set_input(vm->console, NULL, NULL);
 	i8042_free(vm->i8042);
+	rtc_free(vm->rtc);
 	ged_free(vm->ged);
 	serial_free(vm->serial);
 	for (size_t i = ARRAY_SIZE(vm->virtio_irqs); i-- > 0;)

@@ -13,6 +13,7 @@
 #include "vmm/ged.h"
 #include "vmm/i8042.h"
 #include "vmm/kvm.h"
+#include "vmm/rtc.h"
 #include "vmm/serial.h"
 #include "vmm/vcpu.h"
 #include "vmm/virtio-balloon.h"
@@ -34,6 +35,7 @@ struct vm {
 	struct irq_line ged_irq;
 	struct serial *serial;
 	struct i8042 *i8042;
+	struct rtc *rtc;
 	struct ged *ged;
 
 	/* Virtio devices in the order of their slots: the disks, then the balloon. */
