@@ -20,7 +20,7 @@ struct disk_header {
 	le32_t page_bytes;
 	le32_t count; /* records; that of all images together comes first */
 	le32_t record_bytes;
-	le64_t checksum; /* XXH3 of all records */
+	le64_t checksum; /* XXH3 of all records; the seed is page_bytes * 2^32 + count */
 };
 _Static_assert(sizeof(struct disk_header) == 32, "as documented in docs/analyze.md");
 
@@ -32,6 +32,12 @@ struct disk_record {
 	le64_t keys[SKETCH_KEYS];
 };
 _Static_assert(sizeof(struct disk_record) == 256 + 40 + 8192, "as documented in docs/analyze.md");
+
+static uint64_t records_checksum(const struct disk_header *h, const void *records, size_t bytes)
+{
+	return XXH3_64bits_withSeed(records, bytes,
+				    (uint64_t)le32_get(&h->page_bytes) << 32 | le32_get(&h->count));
+}
 
 static void record_put(struct disk_record *r, const struct sketch *s)
 {
@@ -89,7 +95,7 @@ int sketch_save(const struct sketch_file *f, const char *path, struct errmsg *er
 	le32_put(&h.page_bytes, f->page_bytes);
 	le32_put(&h.count, (uint32_t)records);
 	le32_put(&h.record_bytes, sizeof(*r));
-	le64_put(&h.checksum, XXH3_64bits(r, bytes));
+	le64_put(&h.checksum, records_checksum(&h, r, bytes));
 	fd = mkostemp(temporary, O_CLOEXEC);
 	if (fd < 0)
 		return errmsg_set(err, -errno, "%s: cannot be written: %s", path, strerror(errno));
@@ -156,7 +162,8 @@ int sketch_load(const char *path, struct sketch_file *ret, struct errmsg *err)
 	if (!records || !f.v)
 		r = -ENOMEM;
 	else if (pread_full(fd, records, bytes, sizeof(h)) < 0 ||
-		 XXH3_64bits(records, bytes) != le64_get(&h.checksum) || !record_get(&records[0], &f.all))
+		 records_checksum(&h, records, bytes) != le64_get(&h.checksum) ||
+		 !record_get(&records[0], &f.all))
 		r = sketch_bad(path, err, "is a damaged sketch");
 	for (uint32_t i = 0; r == 0 && i < f.count; i++)
 		if (!record_get(&records[i + 1], &f.v[i]))
