@@ -48,7 +48,7 @@ static int dump(const struct args *args, struct errmsg *err, json_t **ret_result
 		r = client_call(
 			&client,
 			json_pack("{s:s, s:s}", "cmd", "dump", "format", dump_format_name(args->format)), fd,
-			0, err, ret_result);
+			0, &answer, ret_result);
 	client_close(&client);
 	if (answer.text[0])
 		errmsg_set(err, r, "%s: %s", args->common.file, answer.text);

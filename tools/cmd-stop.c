@@ -67,8 +67,11 @@ static int until_end(const char *verb, const struct args *args, json_t *request,
 		return cli_error(verb, CLI_FAILED, "%s", errmsg_text(&err, r));
 	}
 	r = client_call(&client, request, -1, 0, &err, &result);
+	/* Also when the process died under us: it lets go of its name a moment after it closes the socket. */
 	if (r == 0)
 		r = client_wait_gone(&client, &err);
+	else if (r == -ECONNRESET)
+		(void)!client_wait_gone(&client, &err);
 	if (r == 0 && json_unpack(result, "{s:s, s:s}", "end", &end, "detail", &detail) < 0)
 		r = errmsg_set(&err, -EPROTO, "%s: the VM did not say how it ended", args->common.name);
 	if (r < 0)

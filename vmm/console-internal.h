@@ -61,13 +61,15 @@ struct console {
 
 	int wake_fd;
 	struct io_source *wake;
+	struct io_source *pace;	   /* the next look at the history */
 	atomic_bool input_stalled; /* the guest took less than it was given */
 	atomic_bool input_room;	   /* and has room again */
 
 	pthread_mutex_t mutex;
-	uint64_t head;	/* guarded by mutex: bytes ever written */
-	bool wake_sent; /* guarded by mutex: the loop will look */
-	uint8_t *ring;	/* guarded by mutex: the last CONSOLE_HISTORY_BYTES */
+	uint64_t head;	    /* guarded by mutex: bytes ever written */
+	bool wake_sent;	    /* guarded by mutex: the loop will look */
+	uint64_t looked_at; /* guarded by mutex: head when it last did */
+	uint8_t *ring;	    /* guarded by mutex: the last CONSOLE_HISTORY_BYTES */
 };
 
 /* Wake the loop's thread. Any thread. */

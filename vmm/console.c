@@ -20,8 +20,8 @@
  * Theory of operation
  *
  * The history is a ring of the last 64 KiB; `head` counts all bytes ever written. A vCPU appends one byte
- * under the mutex and wakes the loop's thread, once until that thread has looked (wake_sent). Everything else
- * belongs to the loop's thread.
+ * under the mutex and wakes the loop's thread, once until that thread has looked (wake_sent), and not while it
+ * looks again by itself. Everything else belongs to the loop's thread.
  *
  * An *end* has two halves, each with its own descriptor and event source: *out* reads the history at its own
  * place and *in* types. There is one ring for all readers: one that falls more than 64 KiB behind is moved to
@@ -38,6 +38,8 @@
 
 /* How long console_free() waits for readers in all. */
 #define FREE_WAIT_MS 1000
+/* Between two looks at a guest that keeps writing: a screen's refresh, and far from 64 KiB at a serial port's speed. */
+#define PACE_NS 4000000
 
 void console_wake(struct console *console)
 {
@@ -124,24 +126,57 @@ static void pump_all(struct console *console)
 	}
 }
 
-static void console_woken(void *arg, uint32_t events)
+static void drain_all(struct console *console)
 {
-	struct console *console = arg;
 	struct console_end *next;
-	uint64_t count;
 
-	(void)events;
-	if (read(console->wake_fd, &count, sizeof(count)) < 0)
-		return;
-	pthread_mutex_lock(&console->mutex);
-	console->wake_sent = false;
-	pthread_mutex_unlock(&console->mutex);
 	for (struct console_end *end = console->ends; end; end = next) {
 		next = end->next;
 		if (!end->out.blocked)
 			console_out_drain(end);
 		console_end_reap(end);
 	}
+}
+
+/*
+ * Look at what the guest has written, and again after a while as long as there was something: wake_sent
+ * stays set meanwhile, so that a stream of bytes does not wake us for each of them.
+ */
+static void output_look(struct console *console)
+{
+	bool news;
+
+	pthread_mutex_lock(&console->mutex);
+	news = console->head != console->looked_at;
+	console->looked_at = console->head;
+	console->wake_sent = news;
+	pthread_mutex_unlock(&console->mutex);
+	if (!news)
+		return;
+	drain_all(console);
+	if (io_timer_set(console->pace, PACE_NS) < 0) {
+		pthread_mutex_lock(&console->mutex);
+		console->wake_sent = false;
+		pthread_mutex_unlock(&console->mutex);
+	}
+}
+
+static void pace_over(void *arg, uint32_t events)
+{
+	(void)events;
+	output_look(arg);
+}
+
+static void console_woken(void *arg, uint32_t events)
+{
+	struct console *console = arg;
+	uint64_t count;
+
+	(void)events;
+	if (read(console->wake_fd, &count, sizeof(count)) < 0)
+		return;
+	output_look(console);
+	drain_all(console); /* for those that went on where others end */
 	if (atomic_exchange(&console->input_room, false)) {
 		atomic_store(&console->input_stalled, false);
 		pump_all(console);
@@ -338,6 +373,8 @@ int console_new(struct io_loop *loop, enum console_kind kind, const char *path, 
 	if (!console->ring)
 		return -ENOMEM;
 	r = io_source_new(loop, console->wake_fd, EPOLLIN, console_woken, console, &console->wake);
+	if (r == 0)
+		r = io_timer_new(loop, pace_over, console, &console->pace);
 	if (r < 0)
 		return r;
 	ignore_sigpipe();
@@ -387,6 +424,7 @@ void console_free(struct console *console)
 	if (console->raw)
 		terminal_restore();
 	io_source_free(console->wake);
+	io_source_free(console->pace);
 	if (console->wake_fd >= 0)
 		close(console->wake_fd);
 	pthread_mutex_destroy(&console->mutex);

@@ -64,13 +64,23 @@ int dump_format_parse(const char *s, enum dump_format *ret)
 	return -EINVAL;
 }
 
+/* Counts what is written also when it fails on the way. */
 static int write_at(struct dump *d, const void *data, uint64_t len, uint64_t off)
 {
-	int r = pwrite_full(d->fd, data, len, off);
+	const char *p = data;
 
-	if (r < 0)
-		return errmsg_set(d->err, r, "cannot write: %s", strerror(-r));
-	d->result.data_bytes += len;
+	while (len) {
+		ssize_t n = pwrite(d->fd, p, len, (off_t)off);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return errmsg_set(d->err, -errno, "cannot write: %s", strerror(errno));
+		p += n;
+		off += (uint64_t)n;
+		len -= (uint64_t)n;
+		d->result.data_bytes += (uint64_t)n;
+	}
 	return 0;
 }
 
