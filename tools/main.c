@@ -2,6 +2,7 @@
 /* `sardine`: one command with verbs. */
 #include <argp.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -65,6 +66,8 @@ int main(int argc, char **argv)
 	char name[64];
 
 	argp_err_exit_status = CLI_USAGE;
+	/* A file that reaches `ulimit -f` is an error like any other (-EFBIG), not death by signal. */
+	signal(SIGXFSZ, SIG_IGN);
 	if (argc < 2)
 		return cli_error("sardine", CLI_USAGE, "no verb; `sardine --help` lists them");
 	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import pathlib
+import resource
 import socket
 import struct
 
@@ -410,6 +411,12 @@ class BadInput(SardineTest):
         mount = in_namespace(f"mount -t tmpfs -o size=64k,mode=700 none {self.cache}")
         kernel = self.file("big.elf", elf(segment(LOAD, os.urandom(MIB))))
         return ["--kernel", kernel], {"wrap": mount}
+
+    @row(1, "cache", "File too large", "--cache-dir", kvm=True)
+    def test_cache_file_size_limited(self):
+        kernel = self.file("big.elf", elf(segment(LOAD, os.urandom(MIB))))
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+        return ["--kernel", kernel], {"preexec_fn": limit}
 
     @row(1, "cache", "--cache-dir", "Read-only", kvm=True, root=True)
     def test_cache_read_only(self):
