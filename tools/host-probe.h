@@ -105,7 +105,7 @@ void probe_pagemap(struct probe_pagemap *ret);
 void probe_system(struct probe_system *ret);
 
 /**
- * host_probe() - Find out everything. Takes about 0.1 s, 0.5 s at the most; changes nothing on the host.
+ * host_probe() - Find out everything. Takes about 0.2 s, 0.7 s at the most; changes nothing on the host.
  *
  * Context: one thread; SIGALRM is used meanwhile.
  */
