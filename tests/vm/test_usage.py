@@ -65,8 +65,12 @@ class Usage(SardineTest):
 
     def foreground(self, line):
         process = self.spawn(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        out, err = process.communicate(b"@1 poweroff\n", timeout=60)
-        self.assertEqual(process.returncode, 0, out + err)
+        Stream(process.stdout).expect("probe: ready", 20)  # what comes before, a guest that sets up its port drops
+        process.stdin.write(b"@1 poweroff\n")
+        process.stdin.close()
+        self.assertEqual(process.wait(60), 0, process.stderr.read())
+        process.stdout.close()
+        process.stderr.close()
 
     def test_as_printed(self):
         lines = screen()
