@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "vmm/acpi-dsdt.h"
 #include "vmm/layout.h"
+#include "vmm/rtc.h"
 
 #define OEM_ID	     "SARDIN"
 #define OEM_TABLE_ID "SARDINE "
@@ -32,6 +33,7 @@
 
 /* FADT (5.2.9): offsets of the fields that are not zero. */
 #define FADT_BYTES	    276
+#define FADT_CENTURY	    108
 #define FADT_IAPC_BOOT_ARCH 109
 #define FADT_FLAGS	    112
 #define FADT_RESET_REG	    116
@@ -44,15 +46,16 @@
 
 #define FADT_REVISION 6
 #define FADT_MINOR    5
-/* Table 5.11. The 8042 bit stays clear: there is no keyboard, and Linux would wait for one to answer.
- * Resetting through port 0x64 needs no announcement. Without a CMOS clock, Linux takes the time of day from
- * kvmclock. */
-#define BOOT_ARCH_NO_VGA      (1u << 2)
-/* Table 5.10. With the two button bits set there are no fixed-hardware buttons. */
+/* Table 5.11. The 8042 bit stays clear: there is no keyboard, and Linux would wait for one to answer. Resetting
+ * through port 0x64 needs no announcement. */
+#define BOOT_ARCH_NO_VGA (1u << 2)
+/* Table 5.10. With the button bits and FIX_RTC set there are no buttons and no wake event of the clock in fixed
+ * hardware, of which a hardware-reduced machine has none. */
 #define FLAG_WBINVD	(1u << 0)
 #define FLAG_PROC_C1	(1u << 2)
 #define FLAG_PWR_BUTTON (1u << 4)
 #define FLAG_SLP_BUTTON (1u << 5)
+#define FLAG_FIX_RTC	(1u << 6)
 #define FLAG_RESET_REG	(1u << 10)
 #define FLAG_HW_REDUCED (1u << 20)
 
@@ -135,9 +138,10 @@ static size_t build_fadt(struct aml *a, uint64_t dsdt)
 	size_t start = table_begin(a, "FACP", FADT_REVISION);
 	uint8_t fadt[FADT_BYTES] = {0};
 
+	fadt[FADT_CENTURY] = RTC_REG_CENTURY;
 	store_le16(fadt + FADT_IAPC_BOOT_ARCH, BOOT_ARCH_NO_VGA);
 	store_le32(fadt + FADT_FLAGS, FLAG_WBINVD | FLAG_PROC_C1 | FLAG_PWR_BUTTON | FLAG_SLP_BUTTON |
-					      FLAG_RESET_REG | FLAG_HW_REDUCED);
+					      FLAG_FIX_RTC | FLAG_RESET_REG | FLAG_HW_REDUCED);
 	put_register(fadt + FADT_RESET_REG, LAYOUT_GED + LAYOUT_GED_RESET);
 	fadt[FADT_RESET_VALUE] = LAYOUT_GED_RESET_VALUE;
 	fadt[FADT_MINOR_VERSION] = FADT_MINOR;

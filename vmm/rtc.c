@@ -34,7 +34,6 @@
 #define REG_A	     0x0a
 #define REG_B	     0x0b
 #define REG_D	     0x0d
-#define REG_CENTURY  0x32
 
 #define A_UPDATE   0x80 /* the time registers are about to change */
 #define A_DIVIDERS 0x26 /* 32,768 Hz time base, 1,024 Hz periodic rate: what a PC's firmware leaves */
@@ -108,7 +107,7 @@ static uint8_t read_register(const struct rtc *rtc)
 		return bcd(tm.tm_mon + 1);
 	case REG_YEAR:
 		return bcd(tm.tm_year % 100);
-	case REG_CENTURY:
+	case RTC_REG_CENTURY:
 		return bcd((tm.tm_year + 1900) / 100);
 	case REG_A:
 		return A_DIVIDERS | (now.tv_nsec >= NS_PER_SECOND - UPDATE_NS ? A_UPDATE : 0);

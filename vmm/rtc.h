@@ -8,6 +8,9 @@
 #include "base/cleanup.h"
 #include "vmm/bus.h"
 
+/* The register that holds the century; named by the FADT. */
+#define RTC_REG_CENTURY 0x32
+
 struct rtc;
 
 /**

@@ -53,7 +53,7 @@ def expect_dsdt(work):
     with open(os.path.join(work, "dsdt14.dsl"), encoding="utf-8") as f:
         text = re.sub(r"\s+", " ", re.sub(r"//[^\n]*|/\*.*?\*/", "", f.read(), flags=re.S))
     missing = [w for w in (
-        'Name (_HID, "LNRO0005")', 'EisaId ("PNP0501")', 'EisaId ("PNP0C0C")', 'Name (_HID, "ACPI0013" )',
+        'Name (_HID, "LNRO0005")', 'EisaId ("PNP0501")', 'EisaId ("PNP0C0C")', 'EisaId ("PNP0B00")', 'Name (_HID, "ACPI0013" )',
         "Memory32Fixed (ReadWrite, 0xD000D000, 0x00001000, )",
         "Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, ) { 0x00000017, }",
         "Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, ) { 0x00000004, }",

@@ -107,6 +107,8 @@ TEST(fadt)
 	assert_int_equal(load_le64(t.fadt + 248), LAYOUT_GED + LAYOUT_GED_SLEEP_CONTROL);
 	assert_int_equal(load_le64(t.fadt + 260), LAYOUT_GED + LAYOUT_GED_SLEEP_STATUS);
 	assert_int_equal(load_le16(t.fadt + 109), 0x04); /* no VGA */
+	assert_int_equal(t.fadt[108], 0x32);		 /* the clock's century */
+	assert_true(flags & 1u << 6);			 /* it wakes nobody */
 }
 
 TEST(limits)
