@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -16,6 +17,14 @@
 #include "tests/unit/loop-thread.h"
 #include "tests/unit/test.h"
 #include "vmm/console.h"
+
+/* The address sanitizer, where it is linked, asks for this: faults are ours here. */
+const char *__asan_default_options(void);
+
+__attribute__((visibility("default"))) const char *__asan_default_options(void)
+{
+	return "handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_abort=0";
+}
 
 /* Ways out of a process whose terminal is raw. */
 static void leave_exit(void)
@@ -36,9 +45,9 @@ static void leave_abort(void)
 
 static void leave_fault(void)
 {
-	volatile int *volatile nowhere = NULL; /* volatile twice: the compiler must not see what it is */
+	volatile int *p = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	*nowhere = 1;
+	*p = 1; /* a fault that neither compiler nor sanitizer sees coming */
 }
 
 static void leave_term(void)
@@ -205,8 +214,9 @@ TEST(every_way_out_restores)
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		struct result r = run_on_terminal(rows[i].leave, rows[i].keys);
 
-		assert_true(r.raw_seen);
-		assert_true(r.restored);
+		if (!r.raw_seen || !r.restored)
+			fail_msg("row %zu: %s (status %#x)", i, r.raw_seen ? "not restored" : "was never raw",
+				 (unsigned)r.status);
 		if (rows[i].signo) {
 			assert_true(WIFSIGNALED(r.status));
 			assert_int_equal(WTERMSIG(r.status), rows[i].signo);

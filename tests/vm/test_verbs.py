@@ -205,7 +205,7 @@ class Verbs(SardineTest):
         after = self.json("stats", "vm")["memory"]
         self.assertAlmostEqual(after["private_bytes"] - before["private_bytes"], 32 * MIB, delta=MIB)
         self.assertEqual(after["configured_bytes"], 96 * MIB)
-        self.assertLess(after["vmm_private_bytes"], 4 * MIB)
+        self.assertLess(after["vmm_private_bytes"], 24 * MIB)  # much under the sanitizers, but none of the 32
 
     def test_stats_tables(self):
         self.probe("a")
