@@ -228,6 +228,8 @@ int rundir_claim(const struct rundir *dir, const char *name, struct errmsg *err,
 		return errmsg_set(err, r, "runtime directory %s: cannot write %s.lock: %s", dir->path, name,
 				  strerror(-r));
 	}
+	/* Ours is held, so this is about the others. */
+	(void)rundir_clean(dir);
 	*ret = held;
 	return 0;
 }

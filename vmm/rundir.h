@@ -57,7 +57,7 @@ char *rundir_file(const struct rundir *dir, const char *name, const char *suffix
 struct rundir_name;
 
 /**
- * rundir_claim() - Take a name for this process, and clear what a dead VM of that name left.
+ * rundir_claim() - Take a name for this process, and clear what dead VMs left, of this name and others.
  * @dir: borrowed as long as the name is held.
  * @name: valid.
  * @err: one line on failure; says who uses the name.
@@ -87,7 +87,7 @@ struct rundir_entry {
  * @ret: array, freed by the caller.
  * @ret_count: its length.
  *
- * Stale files are not listed. They are left to rundir_claim() and rundir_clean().
+ * Stale files are not listed, and left to the next rundir_claim().
  *
  * Return: 0 or an errno.
  */

@@ -187,6 +187,20 @@ static void leave_dead(const struct rundir *run, const char *name)
 	assert_true(WIFSIGNALED(status));
 }
 
+/* The same without a claim, which would clean up after others. */
+static void fake_dead(const struct rundir *run, const char *name)
+{
+	auto_free char *lock = rundir_file(run, name, "lock");
+	auto_free char *sock = rundir_file(run, name, "sock");
+	auto_fd fd = open(lock, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	struct unix_listener l;
+
+	assert_true(fd >= 0);
+	assert_int_equal(unix_listen(sock, "x", NULL, &l), 0);
+	close(l.fd);
+	free(l.path);
+}
+
 TEST(the_dead_are_recognised_and_cleaned)
 {
 	struct tempdir dir = tempdir_make();
@@ -197,14 +211,17 @@ TEST(the_dead_are_recognised_and_cleaned)
 	int fd;
 
 	leave_dead(&run, "a");
-	leave_dead(&run, "b");
 	assert_true(exists(&dir, "sardine/a.sock"));
 	assert_int_equal(rundir_find(&run, "a", &entry), -ENOENT);
 	assert_int_equal(rundir_connect(&run, "a", &err, &fd), -ENOENT);
 	assert_non_null(strstr(err.text, "no VM of this name"));
+	fake_dead(&run, "b");
 	assert_int_equal(rundir_claim(&run, "a", NULL, &a), 0);
 	assert_false(exists(&dir, "sardine/a.sock"));
-	assert_int_equal(rundir_clean(&run), 1); /* b, and not the living a */
+	assert_false(exists(&dir, "sardine/b.sock")); /* of others too */
+	assert_false(exists(&dir, "sardine/b.lock"));
+	fake_dead(&run, "b");
+	assert_int_equal(rundir_clean(&run), 1); /* and not the living a */
 	assert_true(exists(&dir, "sardine/a.lock"));
 	assert_false(exists(&dir, "sardine/b.lock"));
 	assert_false(exists(&dir, "sardine/b.sock"));
