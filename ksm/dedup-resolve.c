@@ -55,7 +55,10 @@ static int bytes_order(struct sorter *s, uint32_t x, uint32_t y)
 {
 	int bad_x, bad_y;
 
+	/* From here on the order is wrong; that it was never finished is what counts. */
 	if (work_stopped(s->control))
+		s->d->stopped = true;
+	if (s->d->stopped)
 		return -1;
 	bad_x = page_set_read(s->d->set, x, s->a) < 0;
 	bad_y = page_set_read(s->d->set, y, s->b) < 0;
@@ -88,7 +91,7 @@ static void bytes_classes(struct sorter *s, const struct collision *v, size_t n)
 	for (size_t i = 0; i < n; i++) {
 		uint32_t page = v[i].page;
 
-		if (work_stopped(s->control) || page_set_read(s->d->set, page, s->a) < 0) {
+		if (s->d->stopped || page_set_read(s->d->set, page, s->a) < 0) {
 			page_lost(s->d, page);
 			continue;
 		}
@@ -114,6 +117,8 @@ int dedup_resolve(struct dedup *d, struct collisions *c, const struct work_contr
 	for (size_t i = 0, n; i < c->count; i += n) {
 		for (n = 1; i + n < c->count && c->v[i + n].cls == c->v[i].cls;)
 			n++;
+		if (work_stopped(control))
+			d->stopped = true;
 		bytes_sort(&s, c->v + i, n);
 		bytes_classes(&s, c->v + i, n);
 	}

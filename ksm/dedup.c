@@ -374,29 +374,33 @@ static int steps_run(struct job *job, const struct work_control *control, bool r
 	if (!job->finished)
 		return -ENOMEM;
 	r = workers_run(control, "reading", pieces, hash_piece, job);
-	if (r == -ECANCELED)
-		pieces_drop(job, pieces, false);
-	else if (r < 0)
+	if (r < 0 && r != -ECANCELED)
 		return r;
+	if (r == -ECANCELED) {
+		pieces_drop(job, pieces, false);
+		d->stopped = true;
+	}
 	r = dedup_group(d, control);
 	if (r < 0)
 		return r;
 	memset(job->finished, 0, pieces);
 	r = workers_run(control, "comparing", pieces, confirm_piece, job);
-	if (r == -ECANCELED)
-		pieces_drop(job, pieces, true);
-	else if (r < 0)
+	if (r < 0 && r != -ECANCELED)
 		return r;
+	if (r == -ECANCELED) {
+		pieces_drop(job, pieces, true);
+		d->stopped = true;
+	}
 	d->collided_pages = job->collisions.count;
 	r = dedup_resolve(d, &job->collisions, control);
 	if (r < 0)
 		return r;
-	if (recheck && !work_stopped(control)) {
+	if (recheck && !d->stopped) {
 		r = workers_run(control, "rechecking", pieces, recheck_piece, job);
 		if (r < 0 && r != -ECANCELED)
 			return r;
+		d->stopped = r == -ECANCELED;
 	}
-	d->stopped = work_stopped(control);
 	d->compared_pages = job->compared;
 	d->changed_pages = job->changed;
 	for (uint64_t i = 0; i < bitmap_bytes(d->set->pages) / 8; i++)

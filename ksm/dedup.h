@@ -25,7 +25,7 @@ struct dedup {
 	uint64_t compared_pages; /* by bytes, because their hash was known already */
 	uint64_t collided_pages; /* of these, not equal to the page that had the hash first */
 	uint64_t changed_pages;	 /* with recheck: other bytes at the end than at the start */
-	bool stopped;
+	bool stopped;		 /* before all was known; a stop that came too late does not count */
 };
 
 /**

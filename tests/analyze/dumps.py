@@ -10,6 +10,7 @@ import subprocess
 
 PAGE = 4096
 SARDINE = os.environ.get("SARDINE", "build/dev/tools/sardine")
+SANITIZED = bool(os.environ.get("SARDINE_SANITIZED"))
 
 
 def run(*arguments, check=None, **options):

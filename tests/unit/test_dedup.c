@@ -202,7 +202,9 @@ TEST(after_a_stop_or_failure_at_any_read_what_is_left_is_exact)
 			assert_int_equal(dedup_run(&d, &w.set, &options, &control), 0);
 			if (left == 0 && mode == 1)
 				assert_int_equal(d.missing_pages, 700);
-			assert_int_equal(d.stopped, stop);
+			/* A stop at the very end may find everything done. */
+			assert_true(stop || !d.stopped);
+			assert_true(d.stopped || mode == 1 || d.missing_pages == 0);
 			check_exact(&w, &d);
 			dedup_done(&d);
 			world_done(&w);
