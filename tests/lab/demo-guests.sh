@@ -9,7 +9,7 @@ guests=$1 seconds=$2 folder=$3 json=${4-}
 sardine=${SARDINE_BIN:-sardine}
 ksm=/sys/kernel/mm/ksm
 work=$(mktemp -d "${TMPDIR:-/tmp}/sardine-demo-XXXXXX")
-settings="advisor_mode smart_scan pages_to_scan sleep_millisecs run"
+settings="advisor_mode smart_scan use_zero_pages pages_to_scan sleep_millisecs run"
 boot_seconds=${DEMO_BOOT_SECONDS:-150}
 
 say() {
@@ -75,24 +75,33 @@ while [ "$i" -le "$guests" ]; do
 		waited=$((waited + 1))
 	fi
 done
-say "demo: all guests are up after $waited s; ksmd starts to merge their memory"
+say "demo: all guests are up after $waited s"
 
-ksm advisor_mode none
-ksm smart_scan 0
-ksm pages_to_scan 5000
-ksm sleep_millisecs 20
-ksm run 1
+# start_ksmd: pages of zeros go to the kernel's own page of zeros, so that they are counted apart
+start_ksmd() {
+	ksm advisor_mode none
+	ksm smart_scan 0
+	ksm use_zero_pages 1
+	ksm pages_to_scan 2000
+	ksm sleep_millisecs 20
+	ksm run 1
+}
 
 if [ "$json" = --json ]; then
+	start_ksmd
 	sleep "$seconds"
 	"$sardine" stats --json
 else
 	"$sardine" stats --watch 2 &
 	watch=$!
+	sleep 5
+	say "demo: ksmd starts"
+	start_ksmd
 	sleep "$seconds"
 	kill "$watch" 2>/dev/null || true
 	wait "$watch" 2>/dev/null || true
 	watch=
 	echo
+	say "demo: the end result"
 	"$sardine" stats
 fi

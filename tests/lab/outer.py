@@ -5,11 +5,13 @@ Its shell is a virtio port (raw bytes, no terminal in between); further ports ca
 """
 
 import base64
+import ctypes
 import hashlib
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -23,9 +25,15 @@ from errors import LabError
 
 MEMORY_MIB = 4096
 CONSOLE_PORTS = 6
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BOOT_SECONDS = 120
 # XSAVE off: TCG does not intercept XSETBV, so KVM would not know the XCR0 of its guest, and the guest would complain
 CPU = "max,+svm,-xsave"
+
+
+def _die_with_parent():
+    """In the child: no machine outlives the harness, however that ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Outer:
@@ -71,7 +79,8 @@ class Outer:
             argv += ["-drive", f"id={serial},file={path},format=raw,if=none,readonly={readonly},file.locking=off",
                      "-device", f"virtio-blk-pci,drive={serial},serial={serial}"]
         with open(os.path.join(self.logs, "outer-qemu.log"), "wb") as out:
-            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                             preexec_fn=_die_with_parent)
         deadline = time.monotonic() + 20
         self._shell = Channel(self._socket("shell"), deadline)
         self._shell.log_to(os.path.join(self.logs, "outer-shell.log"))

@@ -7,7 +7,7 @@ import sys
 from errors import check
 
 GUESTS = 2
-MERGE_SECONDS = 60
+MERGE_SECONDS = 40
 LIMIT_SECONDS = 270
 
 
