@@ -53,6 +53,7 @@ build fuzz fuzzers
 run unit release '^(unit|fault)$' "$jobs"
 run unit-sanitized asan-ubsan '^(unit|fault)$' "$jobs"
 run stress tsan '^stress$' 1
+run stress-native release '^stress$' 1
 run fuzz fuzz '^fuzz$' "$jobs"
 run vm release '^vm$' 1
 run lab release '^lab$' 1
