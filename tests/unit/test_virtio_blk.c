@@ -9,6 +9,7 @@
 #include <linux/virtio_blk.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "base/fs.h"
@@ -350,6 +351,29 @@ static void image_that_shrinks(void **state)
 	assert_int_equal(request(f, VIRTIO_BLK_T_IN, 0, DATA, SECTOR), VIRTIO_BLK_S_OK);
 }
 
+/* The host refuses to write: an image in memory that was sealed after it was opened. */
+static void host_errors(void **state)
+{
+	struct fixture *f = *state;
+	auto_fd fd = memfd_create("disk", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	char path[sizeof(f->path)];
+
+	assert_int_equal(ftruncate(fd, SECTORS * SECTOR), 0);
+	memcpy(path, f->path, sizeof(path));
+	snprintf(f->path, sizeof(f->path), "/proc/self/fd/%d", fd);
+	open_device(f, false, false);
+	memcpy(f->path, path, sizeof(path));
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), 0);
+	assert_true(driver_start(&f->d, FLUSH, 128));
+	memset(driver_ptr(&f->d, DATA, 4 * SECTOR), 0xbb, 4 * SECTOR);
+	assert_int_equal(request(f, VIRTIO_BLK_T_OUT, 0, DATA, 4 * SECTOR), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(range_request(f, VIRTIO_BLK_T_WRITE_ZEROES, 0, 4, 0), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(range_request(f, VIRTIO_BLK_T_DISCARD, 0, 4, 0), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(f, VIRTIO_BLK_T_IN, 0, DATA, SECTOR), VIRTIO_BLK_S_OK);
+	assert_int_equal(stats(f).virtio.errors, 3);
+	assert_int_equal(driver_read(&f->d, REG_STAT), STATUS_UP);
+}
+
 /* More requests at once than there are slots; each one sector, all different. */
 static void many_at_once(void **state)
 {
@@ -592,10 +616,12 @@ static bool have_ring(void)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		T(reads_and_writes), T(any_layout),	 T(serial_number),	T(zeroes_and_discards),
-		T(bad_ranges),	     T(read_only_disk),	 T(image_that_shrinks), T(errors_reach_the_guest),
-		T(many_at_once),     T(more_than_slots), T(direct_io),		T(write_through),
-		T(hostile_requests), T(reset_in_flight), T(stopping_a_queue),	T(configuration),
+		T(reads_and_writes),	T(any_layout),	     T(serial_number),
+		T(zeroes_and_discards), T(bad_ranges),	     T(read_only_disk),
+		T(image_that_shrinks),	T(host_errors),	     T(errors_reach_the_guest),
+		T(many_at_once),	T(more_than_slots),  T(direct_io),
+		T(write_through),	T(hostile_requests), T(reset_in_flight),
+		T(stopping_a_queue),	T(configuration),
 	};
 
 	engine = argc > 1 && strcmp(argv[1], "io_uring") == 0 ? BLK_ENGINE_IO_URING : BLK_ENGINE_PLAIN;
