@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The README's screen of usage, run as printed, line by line, with the probe guest as the kernel."""
+import json
 import os
 import pty
 import shutil
 import subprocess
 
 import sardine_test
-from sardine_test import ROOT, SardineTest, Stream, no_kvm_reason
+from sardine_test import ROOT, SardineTest, Stream, no_kvm_reason, poll
 
 MIB = 1 << 20
 
@@ -56,21 +57,30 @@ class Usage(SardineTest):
         with open(ours, "rb", buffering=0) as terminal:
             stream = Stream(terminal)
             stream.expect("probe: ready", 20)
-            # The second command has arrived where the first was answered.
-            os.write(ours, b"@1 hello\r@2 button off=1 timeout_ms=60000\r")
-            stream.expect("@1 ok", 20)
+            command = b"@1 button off=1 timeout_ms=60000\r"
+            os.write(ours, command)
+            # Leaving drops what the guest has not taken yet.
+            poll(lambda: self.taken("web1") == len(command), "the guest takes the command", 20)
             os.write(ours, b"\x01x")
             _, err = process.communicate(timeout=20)
             self.assertEqual(process.returncode, 0, err)
 
+    def taken(self, name):
+        """Bytes of console input that the guest has read."""
+        stats = json.loads(self.sardine("stats", name, "--json").stdout)
+        return next(d["input_bytes"] for d in stats["devices"] if d["type"] == "console")
+
     def foreground(self, line):
-        process = self.spawn(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        Stream(process.stdout).expect("probe: ready", 20)  # what comes before, a guest that sets up its port drops
-        process.stdin.write(b"@1 poweroff\n")
-        process.stdin.close()
-        self.assertEqual(process.wait(60), 0, process.stderr.read())
-        process.stdout.close()
-        process.stderr.close()
+        with self.spawn(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            try:
+                console = Stream(process.stdout)
+                # What comes before the guest has set its port up, it drops, as on any machine.
+                console.expect("probe: ready", 20)
+                process.stdin.write(b"@1 poweroff\n")
+                process.stdin.flush()
+                self.assertEqual(process.wait(20), 0, console.text())
+            finally:
+                process.kill()
 
     def test_as_printed(self):
         lines = screen()
