@@ -13,6 +13,9 @@ SECTORS = 4 * MIB // SECTOR
 # Every framing of a request that the specification allows, polled and by interrupt.
 FRAMINGS = (
     {"depth": 1, "size": 512},
+    {"depth": 1, "size": 4096, "event": 1},
+    {"depth": 1, "size": 4096, "irq": 1},
+    {"depth": 1, "size": 4096, "event": 1, "irq": 1},  # each kick and each interrupt counts
     {"depth": 16, "size": 4096},
     {"depth": 8, "size": 65536, "segs": 8, "irq": 1},
     {"depth": 4, "size": 12288, "segs": 3, "odd": 1, "event": 1},
