@@ -132,8 +132,8 @@ static void ring_storm(const struct command *c)
 			up = true;
 		}
 		random_ring(d, (unsigned)below(queues));
-		if (!below(4))
-			delay_us(below(500));
+		if (!below(4)) /* time for the device to look, or none */
+			delay_us(below(2000));
 	}
 	virtio_reset(d);
 	answer(c);

@@ -2,7 +2,7 @@
 /* Memory: patterns written and checked by all CPUs at once, chosen pages of each region, checksums. */
 #include "probe.h"
 
-#define JOB_TIMEOUT_US 120000000ull
+#define JOB_TIMEOUT_US 400000000ull
 
 void pattern_fill(void *where, size_t bytes, uint64_t base)
 {

@@ -3,6 +3,9 @@
 
 `Probe.ask("fill", cpus=2)` sends `@1 fill cpus=2` and returns the answer's keys; `Probe.refuses()` returns the error text.
 """
+import ctypes
+import errno
+import os
 import pathlib
 import struct
 
@@ -16,6 +19,7 @@ NEEDS_RESET = 64
 BLOCK, BALLOON = 2, 5
 F_INDIRECT, F_EVENT_IDX = 1 << 28, 1 << 29
 IMAGE_BASE = 0x200000
+FULL = bool(os.environ.get("SARDINE_FULL"))  # the long forms (./test.sh --full)
 
 
 class ProbeError(Exception):
@@ -194,6 +198,25 @@ class Probe:
         self.test.assertEqual(self.vm.wait(), 0, self.vm.log.text())
 
 
+IO_URING_SETUP = 425
+
+
+def without_syscall(number):
+    """For `preexec`: a seccomp filter under which one system call does not exist."""
+    code = ((0x20, 0, 0, 0),  # load the number
+            (0x15, 0, 1, number), (0x06, 0, 0, 0x00050000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF0000))
+    data = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *line) for line in code))
+    program = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(code), ctypes.addressof(data)))
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def install():
+        if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, program, 0, 0):  # NO_NEW_PRIVS, SECCOMP filter
+            raise OSError(ctypes.get_errno(), "seccomp")
+
+    install.keep = data
+    return install
+
+
 class ProbeTest(SardineTest):
     """Tests that run the probe guest."""
 
@@ -203,13 +226,13 @@ class ProbeTest(SardineTest):
             self.skipTest(reason)
         super().setUp()
 
-    def probe(self, name="probe", mem="64M", kernel=None, wait=True, **options):
+    def probe(self, name="probe", mem="64M", kernel=None, wait=True, preexec=None, **options):
         """A running probe guest; options as of `run`: cpus=2, disk=["path=..", ..]."""
         args = ["--mem", mem]
         for key, value in options.items():
             for one in value if isinstance(value, list) else [value]:
                 args += ["--" + key.replace("_", "-"), one]
-        vm = self.start(name, *args, kernel=kernel)
+        vm = self.start(name, *args, kernel=kernel, preexec=preexec)
         probe = Probe(self, vm, size(mem))
         return probe.ready() if wait else probe
 

@@ -5,7 +5,7 @@ import os
 import zlib
 
 import sardine_test
-from probe import BLOCK, GIB, KIB, MIB, SECTOR, ProbeTest, pattern_sectors
+from probe import BLOCK, GIB, IO_URING_SETUP, KIB, MIB, SECTOR, ProbeTest, pattern_sectors, without_syscall
 from sardine_test import poll
 
 SECTORS = 4 * MIB // SECTOR
@@ -26,18 +26,19 @@ FRAMINGS = (
 
 
 class Block(ProbeTest):
-    def run_framings(self, **disk):
+    def run_framings(self, engine="io_uring", preexec=None, **disk):
         path = self.image()
         options = "".join(f",{key}={value}" for key, value in disk.items())
-        probe = self.probe(cpus=2, disk=f"path={path}{options}")
+        probe = self.probe(cpus=2, disk=f"path={path}{options}", preexec=preexec)
         dev = probe.device(BLOCK)
+        self.assertEqual(probe.device_stats("block")["engine"], engine)
         self.assertSub({"capacity": SECTORS, "ro": 0, "flush": 1, "discard": 1, "zeroes": 1},
                        probe.ask("blk_info", dev=dev))
         for seed, framing in enumerate(FRAMINGS, 1):
             if disk.get("direct") == "on" and framing["size"] % 4096:
                 continue  # O_DIRECT asks for more; the misaligned have a test of their own
             with self.subTest(framing=framing):
-                count = min(SECTORS, framing["size"] // SECTOR * 200)
+                count = min(SECTORS, framing["size"] // SECTOR * (50 if framing["depth"] == 1 else 200))
                 wrote = probe.blk(dev, "write", seed=seed, count=count, **framing)
                 self.assertSub({"errors": 0, "unsupported": 0, "bytes": count * SECTOR}, wrote)
                 self.assertEqual(path.read_bytes()[:count * SECTOR], pattern_sectors(seed, 0, count))
@@ -54,6 +55,9 @@ class Block(ProbeTest):
 
     def test_framings_direct(self):
         self.run_framings(direct="on")
+
+    def test_framings_without_io_uring(self):
+        self.run_framings("plain", without_syscall(IO_URING_SETUP))
 
     def test_direct_misaligned(self):
         """What O_DIRECT cannot do must still work, or be an error to the guest: no silent loss."""

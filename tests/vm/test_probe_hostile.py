@@ -4,12 +4,13 @@
 import struct
 
 import sardine_test
-from probe import (BALLOON, BLOCK, F_EVENT_IDX, F_INDIRECT, GIB, MIB, NEEDS_RESET, PAGE, SECTOR, ProbeTest,
-                   pattern_sectors)
+from probe import (BALLOON, BLOCK, F_EVENT_IDX, F_INDIRECT, FULL, GIB, MIB, NEEDS_RESET, PAGE, SECTOR,
+                   ProbeTest, pattern_sectors)
 from sardine_test import poll
 
 MEM = 64 * MIB
 QUEUE = 64
+ROUNDS = 5000 if FULL else 200
 NEXT, WRITE, INDIRECT = 1, 2, 4
 # Pages of the guest that the rows use.
 HEADER, DATA, STATUS, TABLE = 32 * MIB, 33 * MIB, 34 * MIB, 35 * MIB
@@ -240,25 +241,27 @@ class Hostile(ProbeTest):
         self.vm.power_off()
 
     def test_register_storm(self):
-        for seed in range(4):
+        for seed in range(100 if FULL else 4):
             for dev in (self.blk, self.balloon):
                 self.vm.ask("register_storm", dev=dev, seed=seed, rounds=2000)
                 self.healthy()
         self.vm.power_off()
 
     def test_ring_storm(self):
-        for seed in range(4):
+        broken = 0
+        for seed in range(100 if FULL else 4):
             for dev in (self.blk, self.balloon):
                 got = self.vm.ask("ring_storm", dev=dev, seed=seed, rounds=200, seconds=60)
-                self.assertGreater(got["broken"], 10)
+                broken += got["broken"]
                 # The storm may have written to the disk.
                 self.vm.blk(self.blk, "write", seed=1, count=64, size=4096)
                 self.healthy()
+        self.assertGreater(broken, 20)
         self.vm.power_off()
 
     def test_resets_race_kicks(self):
-        got = self.vm.ask("race", dev=self.blk, rounds=200, seconds=60)
-        self.assertEqual(got["resets"], 200)
+        got = self.vm.ask("race", dev=self.blk, rounds=ROUNDS, seconds=300)
+        self.assertEqual(got["resets"], ROUNDS)
         self.healthy()
         self.vm.power_off()
 

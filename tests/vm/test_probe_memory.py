@@ -5,7 +5,7 @@ import os
 import zlib
 
 import sardine_test
-from probe import GIB, IMAGE_BASE, MIB, PAGE, ProbeTest, probe_variant, size
+from probe import FULL, GIB, IMAGE_BASE, MIB, PAGE, ProbeTest, probe_variant, size
 
 HOLE = 3 * GIB
 HIGH = 4 * GIB
@@ -73,8 +73,8 @@ class Boot(ProbeTest):
 
 class Patterns(ProbeTest):
     def fill_and_check(self, probe, cpus, **args):
-        filled = probe.ask("fill", seconds=90, cpus=cpus, **args)
-        checked = probe.ask("check", seconds=90, cpus=cpus, **args)
+        filled = probe.ask("fill", seconds=400, cpus=cpus, **args)
+        checked = probe.ask("check", seconds=400, cpus=cpus, **args)
         self.assertEqual((checked["bad"], checked["pages"]), (0, filled["pages"]), checked)
         self.assertGreater(filled["least_per_cpu"], 0)
         print(f"  {cpus} vCPUs: {filled['pages']} pages, filled {filled['pages_per_ms']}/ms, "
@@ -95,6 +95,13 @@ class Patterns(ProbeTest):
         start, end = HIGH, HIGH + 2 * GIB
         self.fill_and_check(probe, 1, **{"from": start, "to": start + 16 * MIB})
         self.fill_and_check(probe, 1, **{"from": end - 16 * MIB, "to": end})
+        probe.power_off()
+
+    def test_all_of_5g(self):
+        if not FULL:
+            return
+        probe = self.probe(mem="5G", cpus=2)
+        self.fill_and_check(probe, 2, seed=6)
         probe.power_off()
 
     def test_32_cpus(self):
