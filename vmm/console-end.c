@@ -184,10 +184,8 @@ static bool out_step(struct console_end *end)
 		end->console->counters.output_dropped_bytes += lost;
 		return true;
 	}
-	if (len == 0) {
-		out_watch(end, false);
+	if (len == 0)
 		return false;
-	}
 	n = out_write(end, buf, len);
 	out->pos += n;
 	return n > 0;
@@ -195,24 +193,21 @@ static bool out_step(struct console_end *end)
 
 void console_out_drain(struct console_end *end)
 {
-	/* At most the history once: a guest that writes without end must not keep us here. */
-	for (unsigned i = 0; i < CONSOLE_HISTORY_BYTES / CHUNK_BYTES + 2; i++)
-		if (end->out.fd < 0 || !out_step(end))
+	struct console_out *out = &end->out;
+	/* Not what comes meanwhile: a quick reader must not let the others fall behind. */
+	uint64_t head = console_head(end->console);
+
+	while (out->fd >= 0 && (out->prefix || out->gap || out->pos < head))
+		if (!out_step(end))
 			return;
-	if (end->out.source)
-		out_watch(end, true);
-	else
-		console_wake(end->console);
+	out_watch(end, false);
 }
 
 bool console_out_done(struct console_end *end)
 {
-	uint64_t pos = end->out.pos, lost;
-	uint8_t byte;
+	const struct console_out *out = &end->out;
 
-	if (end->out.fd < 0)
-		return true;
-	return !end->out.prefix && !end->out.gap && console_copy(end->console, &pos, &byte, 1, &lost) == 0;
+	return out->fd < 0 || (!out->prefix && !out->gap && out->pos == console_head(end->console));
 }
 
 static void in_event(void *arg, uint32_t events)

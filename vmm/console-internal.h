@@ -77,8 +77,8 @@ void console_wake(struct console *console);
 /* Copy from the history at @*pos, moving it forward over what is lost (counted in @*ret_lost). Return: bytes.
  */
 size_t console_copy(struct console *console, uint64_t *pos, uint8_t *buf, size_t len, uint64_t *ret_lost);
-/* The oldest byte still kept. */
-uint64_t console_history_start(struct console *console);
+/* Bytes ever written by the guest. */
+uint64_t console_head(struct console *console);
 /* Ctrl-A x. */
 void console_quit(struct console *console);
 

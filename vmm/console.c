@@ -72,13 +72,20 @@ void console_input_room(struct console *console)
 	console_wake(console);
 }
 
-uint64_t console_history_start(struct console *console)
+uint64_t console_head(struct console *console)
 {
 	uint64_t head;
 
 	pthread_mutex_lock(&console->mutex);
 	head = console->head;
 	pthread_mutex_unlock(&console->mutex);
+	return head;
+}
+
+static uint64_t history_start(struct console *console)
+{
+	uint64_t head = console_head(console);
+
 	return head > CONSOLE_HISTORY_BYTES ? head - CONSOLE_HISTORY_BYTES : 0;
 }
 
@@ -176,7 +183,6 @@ static void console_woken(void *arg, uint32_t events)
 	if (read(console->wake_fd, &count, sizeof(count)) < 0)
 		return;
 	output_look(console);
-	drain_all(console); /* for those that went on where others end */
 	if (atomic_exchange(&console->input_room, false)) {
 		atomic_store(&console->input_stalled, false);
 		pump_all(console);
@@ -225,7 +231,7 @@ int console_attach(struct console *console, int fd, const void *prefix, size_t p
 	}
 	memcpy(end->in.pending, input, input_len);
 	end->in.pending_len = input_len;
-	r = console_out_open(end, TAKE_FD(out_fd), console_history_start(console));
+	r = console_out_open(end, TAKE_FD(out_fd), history_start(console));
 	if (r == 0)
 		r = console_in_open(end, TAKE_FD(in_fd), false);
 	if (r < 0) {
@@ -435,9 +441,7 @@ void console_free(struct console *console)
 void console_counters(struct console *console, struct console_counters *ret)
 {
 	*ret = console->counters;
-	pthread_mutex_lock(&console->mutex);
-	ret->output_bytes = console->head;
-	pthread_mutex_unlock(&console->mutex);
+	ret->output_bytes = console_head(console);
 	ret->readers = 0;
 	for (const struct console_end *end = console->ends; end; end = end->next)
 		ret->readers += end->out.fd >= 0;
