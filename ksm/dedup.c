@@ -93,15 +93,16 @@ static void piece_bounds(const struct page_set *set, uint64_t piece, uint64_t *r
 	*ret_end = *ret_page + PIECE_PAGES < set->pages ? *ret_page + PIECE_PAGES : set->pages;
 }
 
-static int scratch_get(struct job *job, unsigned thread, struct scratch **ret)
+/* @both: only comparing needs the second one. */
+static int scratch_get(struct job *job, unsigned thread, bool both, struct scratch **ret)
 {
 	struct scratch *s = &job->scratch[thread];
 
 	if (!s->first)
 		s->first = aligned_alloc(64, job->half_bytes);
-	if (!s->second)
+	if (!s->second && both)
 		s->second = aligned_alloc(64, job->half_bytes);
-	if (!s->first || !s->second)
+	if (!s->first || (both && !s->second))
 		return -ENOMEM;
 	*ret = s;
 	return 0;
@@ -211,7 +212,7 @@ static int hash_piece(void *ctx, unsigned thread, uint64_t piece)
 	struct job *job = ctx;
 	uint64_t page, end;
 	struct scratch *s;
-	int r = scratch_get(job, thread, &s);
+	int r = scratch_get(job, thread, false, &s);
 
 	if (r < 0)
 		return r;
@@ -289,7 +290,7 @@ static int confirm_piece(void *ctx, unsigned thread, uint64_t piece)
 	struct job *job = ctx;
 	uint64_t page, end, compared = 0;
 	struct scratch *s;
-	int r = scratch_get(job, thread, &s);
+	int r = scratch_get(job, thread, true, &s);
 
 	if (r < 0)
 		return r;
@@ -335,7 +336,7 @@ static int recheck_piece(void *ctx, unsigned thread, uint64_t piece)
 	struct job *job = ctx;
 	uint64_t page, end;
 	struct scratch *s;
-	int r = scratch_get(job, thread, &s);
+	int r = scratch_get(job, thread, false, &s);
 
 	if (r < 0)
 		return r;

@@ -225,7 +225,7 @@ static void put_matrix(struct plot *p)
 				continue;
 			snprintf(text, sizeof(text), "%.0f", 100 * part);
 			put_text(p, BAR_LEFT + (j + 0.5) * cell, p->y + cell / 2 + 4,
-				 part > 0.5 ? "class=\"m\" fill=\"#fff\"" : "class=\"m\"", text);
+				 part > 0.65 ? "class=\"m\" fill=\"#fff\"" : "class=\"m\"", text);
 		}
 		p->y += cell;
 	}

@@ -10,7 +10,7 @@
 #include "tools/analyze.h"
 
 #define BAR_WIDTH  32u
-#define NAME_WIDTH 24u
+#define NAME_WIDTH 28u
 #define MATRIX_MAX 12u
 #define SIZE_TEXT  16u
 
@@ -172,9 +172,8 @@ static void print_top(const struct analysis *a, FILE *out)
 {
 	if (a->counts.top_count == 0)
 		return;
-	fputs("\nMost frequent contents\n       pages  first at                                   begins "
-	      "with\n",
-	      out);
+	fprintf(out, "\nMost frequent contents\n  %10s  %-*s %16s  %s\n", "pages", (int)NAME_WIDTH,
+		"first in", "at", "begins with");
 	for (unsigned i = 0; i < a->counts.top_count; i++) {
 		const struct count_top *t = &a->counts.top[i];
 		unsigned image = page_set_image(&a->set, t->page);

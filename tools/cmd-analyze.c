@@ -14,9 +14,10 @@
 #include "tools/analyze.h"
 #include "tools/cli.h"
 
-#define SAMPLE_PAGES_DEFAULT 512u
-#define SAMPLE_PAGES_MAX     1000000u
-#define PIDS_MAX	     PAGE_SET_IMAGES_MAX
+#define SAMPLE_BYTES	   ((size_t)2 << 20)
+#define SAMPLE_PAGES_LEAST 8u
+#define SAMPLE_PAGES_MAX   1000000u
+#define PIDS_MAX	   PAGE_SET_IMAGES_MAX
 
 enum {
 	KEY_THREADS = 't',
@@ -45,7 +46,7 @@ static const struct argp_option option_table[] = {
 	{"rounds", KEY_ROUNDS, "N", 0, "With --every: stop after N rounds", 0},
 	{"page-size", KEY_PAGE, "SIZE", 0, "Pages of SIZE, a power of two from 1K to 2M (default: 4K)", 0},
 	{"sizes", KEY_SIZES, NULL, 0, "Compare pages of 1K and 2K, too; takes twice as long or more", 0},
-	{"sample", KEY_SAMPLE, "N", 0, "Try compression on N pages (default: 512; 0: not)", 0},
+	{"sample", KEY_SAMPLE, "N", 0, "Try compression on N pages (default: 512 of 4K; 0: not)", 0},
 	{0},
 };
 
@@ -315,11 +316,13 @@ static int session_run(struct session *s)
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	for (uint64_t round = 0;; round++) {
-		if (o->all_vms)
-			code = find_vms(s);
+		code = o->all_vms ? find_vms(s) : CLI_OK;
 		if (code == CLI_OK)
 			code = round_run(s, round);
-		if (code != CLI_OK || !o->every_ms || (o->rounds && round + 1 >= o->rounds))
+		if (!o->every_ms || (o->rounds && round + 1 >= o->rounds))
+			return code;
+		/* VMs come and go; only a process that was asked for by its number ends the series. */
+		if (code != CLI_OK && (!o->all_vms || o->pid_count == 0))
 			return code;
 		wait_round(s, &start, round + 1);
 		if (atomic_load(&stop))
@@ -339,13 +342,17 @@ int cmd_analyze(int argc, char **argv)
 		NULL,
 		NULL,
 		NULL};
-	struct analyze_options o = {.page_bytes = 4096, .sample_pages = SAMPLE_PAGES_DEFAULT};
+	struct analyze_options o = {.page_bytes = 4096, .sample_pages = UINT64_MAX};
 	struct session s = {.options = &o, .verb = argv[0]};
 	int code;
 
 	setlocale(LC_CTYPE, "");
 	o.threads = cpus_usable();
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
+	if (o.sample_pages == UINT64_MAX)
+		o.sample_pages = SAMPLE_BYTES / o.page_bytes > SAMPLE_PAGES_LEAST
+					 ? SAMPLE_BYTES / o.page_bytes
+					 : SAMPLE_PAGES_LEAST;
 	if (o.compare) {
 		code = analyze_compare(&o, argv[0]);
 	} else {
