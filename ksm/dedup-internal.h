@@ -23,6 +23,7 @@ int dedup_group(struct dedup *d, const struct work_control *control) must_check;
 struct collision {
 	uint32_t cls;
 	uint32_t page;
+	bool unread; /* the first page could not be read: not compared yet */
 };
 
 struct collisions {
@@ -31,7 +32,10 @@ struct collisions {
 	size_t count, space;
 };
 
-int collisions_add(struct collisions *c, uint32_t cls, uint32_t page) must_check;
+int collisions_add(struct collisions *c, struct collision add) must_check;
+
+/* Takes a page about which nothing is known (any more) out of everything. */
+void dedup_lose(struct dedup *d, uint64_t page);
 
 /* Step 4: sorts pages that share a hash by their bytes and gives them classes. */
 int dedup_resolve(struct dedup *d, struct collisions *c, const struct work_control *control) must_check;

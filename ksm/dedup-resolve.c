@@ -5,7 +5,7 @@
 
 #include "ksm/dedup-internal.h"
 
-int collisions_add(struct collisions *c, uint32_t cls, uint32_t page)
+int collisions_add(struct collisions *c, struct collision add)
 {
 	int r = 0;
 
@@ -22,7 +22,7 @@ int collisions_add(struct collisions *c, uint32_t cls, uint32_t page)
 		}
 	}
 	if (r == 0)
-		c->v[c->count++] = (struct collision){cls, page};
+		c->v[c->count++] = add;
 	pthread_mutex_unlock(&c->lock);
 	return r;
 }
@@ -43,28 +43,33 @@ struct sorter {
 	struct collision *spare;
 };
 
-static void page_lost(struct dedup *d, uint32_t page)
+static bool is_lost(const struct sorter *s, uint32_t page)
 {
-	dedup_bit_set(d->missing, page);
-	d->classes[page] = 0;
-	d->keys[page] = 0;
+	return dedup_bit(s->d->missing, page);
 }
 
-/* Orders two pages by their bytes. Pages that cannot be read (any more) come last and differ from all. */
-static int bytes_order(struct sorter *s, uint32_t x, uint32_t y)
+/* Reads a page; one that cannot be read (any more) is lost. */
+static bool read_or_lose(struct sorter *s, uint32_t page, void *buf)
 {
-	int bad_x, bad_y;
+	if (is_lost(s, page))
+		return false;
+	if (!s->d->stopped && page_set_read(s->d->set, page, buf) == 0)
+		return true;
+	dedup_lose(s->d, page);
+	return false;
+}
 
-	/* From here on the order is wrong; that it was never finished is what counts. */
+/* Does x come before y by their bytes, or at the same place? A lost one comes at once, wherever that is: it is
+ * skipped later, and out of the way it does not disturb the order of the others. */
+static bool comes_first(struct sorter *s, uint32_t x, uint32_t y)
+{
 	if (work_stopped(s->control))
 		s->d->stopped = true;
-	if (s->d->stopped)
-		return -1;
-	bad_x = page_set_read(s->d->set, x, s->a) < 0;
-	bad_y = page_set_read(s->d->set, y, s->b) < 0;
-	if (bad_x || bad_y)
-		return bad_x ? 1 : -1;
-	return memcmp(s->a, s->b, s->d->set->page_bytes);
+	if (!read_or_lose(s, x, s->a))
+		return true;
+	if (!read_or_lose(s, y, s->b))
+		return false;
+	return memcmp(s->a, s->b, s->d->set->page_bytes) <= 0;
 }
 
 /* Merge sort: stable, and harmless when live pages change under it, which qsort() does not promise. */
@@ -77,7 +82,7 @@ static void bytes_sort(struct sorter *s, struct collision *v, size_t n)
 	bytes_sort(s, v, half);
 	bytes_sort(s, v + half, n - half);
 	while (i < half && j < n)
-		s->spare[out++] = bytes_order(s, v[i].page, v[j].page) <= 0 ? v[i++] : v[j++];
+		s->spare[out++] = comes_first(s, v[i].page, v[j].page) ? v[i++] : v[j++];
 	while (i < half)
 		s->spare[out++] = v[i++];
 	memcpy(v, s->spare, out * sizeof(*v));
@@ -91,16 +96,38 @@ static void bytes_classes(struct sorter *s, const struct collision *v, size_t n)
 	for (size_t i = 0; i < n; i++) {
 		uint32_t page = v[i].page;
 
-		if (s->d->stopped || page_set_read(s->d->set, page, s->a) < 0) {
-			page_lost(s->d, page);
+		if (!read_or_lose(s, page, s->a))
+			continue;
+		if (first && page_set_read(s->d->set, first - 1, s->b) < 0) {
+			/* Equal to the one before or not, nobody can tell. */
+			dedup_lose(s->d, page);
 			continue;
 		}
 		/* Stable: the first of equal pages is the lowest. */
-		if (!first || page_set_read(s->d->set, first - 1, s->b) < 0 ||
-		    memcmp(s->a, s->b, s->d->set->page_bytes) != 0)
+		if (!first || memcmp(s->a, s->b, s->d->set->page_bytes) != 0)
 			first = page + 1;
 		s->d->classes[page] = first;
 	}
+}
+
+/* Pages whose first page could not be read are compared with it once more. Those that are equal leave the
+ * list; when it cannot be read now either, they are lost. */
+static void unread_settle(struct sorter *s, struct collisions *c)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < c->count; i++) {
+		struct collision x = c->v[i];
+
+		if (x.unread) {
+			if (page_set_read(s->d->set, x.cls - 1, s->b) < 0)
+				dedup_lose(s->d, x.page);
+			if (!read_or_lose(s, x.page, s->a) || memcmp(s->a, s->b, s->d->set->page_bytes) == 0)
+				continue;
+		}
+		c->v[kept++] = x;
+	}
+	c->count = kept;
 }
 
 int dedup_resolve(struct dedup *d, struct collisions *c, const struct work_control *control)
@@ -112,6 +139,7 @@ int dedup_resolve(struct dedup *d, struct collisions *c, const struct work_contr
 
 	if (!a || !b || !spare)
 		return -ENOMEM;
+	unread_settle(&s, c);
 	if (c->count)
 		qsort(c->v, c->count, sizeof(*c->v), collision_order);
 	for (size_t i = 0, n; i < c->count; i += n) {

@@ -145,11 +145,16 @@ static void page_recheck(struct job *job, uint64_t page, const void *bytes)
 		atomic_fetch_add_explicit(&job->changed, 1, memory_order_relaxed);
 }
 
+void dedup_lose(struct dedup *d, uint64_t page)
+{
+	dedup_bit_set(d->missing, page);
+	d->classes[page] = 0;
+	d->keys[page] = 0;
+}
+
 static void page_lost(struct job *job, uint64_t page)
 {
-	dedup_bit_set(job->d->missing, page);
-	job->d->classes[page] = 0;
-	job->d->keys[page] = 0;
+	dedup_lose(job->d, page);
 }
 
 typedef void (*page_fn)(struct job *job, uint64_t page, const void *bytes);
@@ -244,6 +249,7 @@ static int page_confirm(struct job *job, struct scratch *s, uint64_t page)
 {
 	size_t page_bytes = job->d->set->page_bytes;
 	uint32_t cls = job->d->classes[page];
+	struct collision differs = {cls, (uint32_t)page, false};
 
 	if (page_set_read(job->d->set, page, s->first) < 0) {
 		page_lost(job, page);
@@ -251,12 +257,14 @@ static int page_confirm(struct job *job, struct scratch *s, uint64_t page)
 	}
 	if (s->second_page != cls - 1) {
 		s->second_page = UINT64_MAX;
-		if (page_set_read(job->d->set, cls - 1, s->second) < 0)
-			return collisions_add(&job->collisions, cls, (uint32_t)page);
+		if (page_set_read(job->d->set, cls - 1, s->second) < 0) {
+			differs.unread = true;
+			return collisions_add(&job->collisions, differs);
+		}
 		s->second_page = cls - 1;
 	}
 	if (memcmp(s->first, s->second, page_bytes) != 0)
-		return collisions_add(&job->collisions, cls, (uint32_t)page);
+		return collisions_add(&job->collisions, differs);
 	return 0;
 }
 

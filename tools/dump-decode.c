@@ -195,6 +195,12 @@ struct copy {
 	uint64_t taken, written;
 };
 
+static int copy_no_room(const struct copy *c, int r, struct errmsg *err)
+{
+	return errmsg_set(err, r, "%s: cannot be decoded into %s: %s; set TMPDIR to a roomy folder",
+			  c->dump->path, temporary_folder(), strerror(-r));
+}
+
 /* Writes pages that are not zero; the rest becomes holes. */
 static int copy_flush(struct copy *c, struct errmsg *err)
 {
@@ -215,8 +221,7 @@ static int copy_flush(struct copy *c, struct errmsg *err)
 		at += n ? n : PAGE_BYTES;
 	}
 	if (r < 0)
-		return errmsg_set(err, r, "%s: cannot be decoded into %s: %s; set TMPDIR to a roomy folder",
-				  c->dump->path, temporary_folder(), strerror(-r));
+		return copy_no_room(c, r, err);
 	c->written += len;
 	c->decoder.out = c->out;
 	c->decoder.out_left = OUT_BYTES;
@@ -296,7 +301,7 @@ static int copy_run(struct copy *c, struct errmsg *err)
 	}
 	r = copy_flush(c, err);
 	if (r == 0 && ftruncate(c->fd, (off_t)c->written) < 0)
-		r = -errno;
+		r = copy_no_room(c, -errno, err);
 	if (r == 0 && c->written == 0)
 		r = errmsg_set(err, -ENODATA, "%s: holds nothing that can be decoded (%s)", c->dump->path,
 			       c->dump->problem.text[0] ? c->codec->name : "empty");

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 
@@ -78,6 +79,8 @@ unsigned fault_open_fds(void)
 FAULT(void *, malloc, ENOMEM, NULL, (size_t n), (n))
 FAULT(void *, calloc, ENOMEM, NULL, (size_t n, size_t size), (n, size))
 FAULT(void *, realloc, ENOMEM, NULL, (void *p, size_t n), (p, n))
+FAULT(void *, mmap, ENOMEM, MAP_FAILED, (void *at, size_t n, int prot, int flags, int fd, off_t off),
+      (at, n, prot, flags, fd, off))
 FAULT(char *, strdup, ENOMEM, NULL, (const char *s), (s))
 FAULT(int, fstat, EIO, -1, (int fd, struct stat *st), (fd, st))
 FAULT(ssize_t, pread, EIO, -1, (int fd, void *buf, size_t n, off_t off), (fd, buf, n, off))

@@ -212,6 +212,49 @@ TEST(after_a_stop_or_failure_at_any_read_what_is_left_is_exact)
 	}
 }
 
+/* A source of which every n-th read fails, once. */
+struct shaky {
+	struct memory *memory;
+	uint64_t every, reads;
+};
+
+static int shaky_read(void *ctx, uint64_t where, void *buf, size_t len)
+{
+	struct shaky *s = ctx;
+
+	if (++s->reads % s->every == 0)
+		return -EIO;
+	return memory_read(s->memory, where, buf, len);
+}
+
+static const struct page_source_ops shaky_ops = {.read = shaky_read};
+
+TEST(reads_that_fail_now_and_then_lose_pages_and_nothing_else)
+{
+	static const uint64_t masks[] = {0, 0x1, 0xf};
+	uint64_t lost = 0;
+
+	for (unsigned round = 0; round < 90; round++) {
+		struct page_range range = {0, 500 * P, 0};
+		struct dedup_options options = {.hash_mask = masks[round % 3]};
+		struct work_control control = {.threads = 0};
+		struct world w = {0};
+		struct shaky shaky = {.memory = &w.memories[0], .every = 2 + round / 3};
+		struct dedup d;
+
+		memory_make(&w.memories[0], 500, 60);
+		page_set_init(&w.set, P);
+		assert_int_equal(page_set_add(&w.set, "m", &shaky_ops, &shaky, &range, 1), 0);
+		assert_int_equal(dedup_run(&d, &w.set, &options, &control), 0);
+		check_exact(&w, &d);
+		lost += d.missing_pages;
+		assert_true(round % 3 || shaky.every < 10 || d.missing_pages < 100);
+		dedup_done(&d);
+		world_done(&w);
+	}
+	assert_true(lost > 0);
+}
+
 /* Changes a page after its n-th read. */
 struct fickle {
 	struct memory *memory;
@@ -421,6 +464,7 @@ int main(void)
 		cmocka_unit_test(any_hash_and_any_number_of_threads_is_exact),
 		cmocka_unit_test(unreadable_pages_are_missing_and_the_rest_is_exact),
 		cmocka_unit_test(after_a_stop_or_failure_at_any_read_what_is_left_is_exact),
+		cmocka_unit_test(reads_that_fail_now_and_then_lose_pages_and_nothing_else),
 		cmocka_unit_test(changes_are_counted),
 		cmocka_unit_test(kinds_of_pages),
 		cmocka_unit_test(counts_by_hand),
