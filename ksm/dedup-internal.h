@@ -37,6 +37,46 @@ int collisions_add(struct collisions *c, struct collision add) must_check;
 /* Takes a page about which nothing is known (any more) out of everything. */
 void dedup_lose(struct dedup *d, uint64_t page);
 
+/* Pages that a thread takes at once; a multiple of 64, so that words of the bitmaps have one writer. */
+#define PIECE_PAGES 256u
+
+/* The buffers of a thread. */
+struct dedup_scratch {
+	char *first, *second; /* half_bytes each */
+	uint64_t second_page; /* the single page in `second`, or UINT64_MAX */
+};
+
+/* What the steps share. */
+struct dedup_job {
+	struct dedup *d;
+	uint64_t hash_mask;
+	size_t half_bytes;
+	struct dedup_scratch *scratch; /* one per thread */
+	uint8_t *finished;	       /* one per piece */
+	struct collisions collisions;
+	_Atomic uint64_t compared, changed;
+};
+
+/* The pages of a piece. */
+void dedup_piece_bounds(const struct page_set *set, uint64_t piece, uint64_t *ret_page, uint64_t *ret_end);
+
+/* The thread's buffers, allocated when first used; only comparing needs @both. Return: 0 or -ENOMEM. */
+int dedup_scratch_get(struct dedup_job *job, unsigned thread, bool both,
+		      struct dedup_scratch **ret) must_check;
+
+/* Reads the first @pages pages of a stretch. */
+int dedup_run_read(const struct dedup_job *job, const struct page_run *run, uint64_t pages,
+		   void *buf) must_check;
+
+/* True for a data page that is not the first of its guessed class. */
+static inline bool dedup_guessed(const struct dedup *d, uint64_t page)
+{
+	return d->classes[page] && d->classes[page] != page + 1 && !dedup_bit(d->fill, page);
+}
+
+/* Step 3, for workers_run(). */
+int dedup_confirm_piece(void *ctx, unsigned thread, uint64_t piece);
+
 /* Step 4: sorts pages that share a hash by their bytes and gives them classes. */
 int dedup_resolve(struct dedup *d, struct collisions *c, const struct work_control *control) must_check;
 

@@ -11,7 +11,7 @@
  *   1. hash: every page is read once, in order, and its key kept. Holes are not read.
  *   2. group (dedup-group.c): pages with the same key get the class of the first of them. For zero pages and
  *      fill patterns this is already exact, as their key says every byte. For data it is a guess.
- *   3. confirm: every data page that is not the first of its guessed class is read again and compared with
+ *   3. confirm (dedup-confirm.c): every data page that is not the first of its guessed class is read again and compared with
  *      that first page. Neighbours that have neighbours as their first pages are read in one go. Equal: the
  *      guess was right. Not equal: the page goes to a list of collisions.
  *   4. resolve (dedup-resolve.c): collisions with the same first page are sorted by their bytes, and each set
@@ -50,23 +50,7 @@
 #include "ksm/dedup-internal.h"
 #include "ksm/page-hash.h"
 
-#define PIECE_PAGES  256u
 #define BUFFER_BYTES ((size_t)256 * 1024)
-
-struct scratch {
-	char *first, *second; /* half_bytes each */
-	uint64_t second_page; /* the single page in `second`, or UINT64_MAX */
-};
-
-struct job {
-	struct dedup *d;
-	uint64_t hash_mask;
-	size_t half_bytes;
-	struct scratch *scratch; /* one per thread */
-	uint8_t *finished;	 /* one per piece */
-	struct collisions collisions;
-	_Atomic uint64_t compared, changed;
-};
 
 void *big_alloc(uint64_t bytes)
 {
@@ -87,16 +71,15 @@ static uint64_t bitmap_bytes(uint64_t pages)
 	return (pages + 63) / 64 * 8;
 }
 
-static void piece_bounds(const struct page_set *set, uint64_t piece, uint64_t *ret_page, uint64_t *ret_end)
+void dedup_piece_bounds(const struct page_set *set, uint64_t piece, uint64_t *ret_page, uint64_t *ret_end)
 {
 	*ret_page = piece * PIECE_PAGES;
 	*ret_end = *ret_page + PIECE_PAGES < set->pages ? *ret_page + PIECE_PAGES : set->pages;
 }
 
-/* @both: only comparing needs the second one. */
-static int scratch_get(struct job *job, unsigned thread, bool both, struct scratch **ret)
+int dedup_scratch_get(struct dedup_job *job, unsigned thread, bool both, struct dedup_scratch **ret)
 {
-	struct scratch *s = &job->scratch[thread];
+	struct dedup_scratch *s = &job->scratch[thread];
 
 	if (!s->first)
 		s->first = aligned_alloc(64, job->half_bytes);
@@ -108,14 +91,14 @@ static int scratch_get(struct job *job, unsigned thread, bool both, struct scrat
 	return 0;
 }
 
-static int run_read(const struct job *job, const struct page_run *run, uint64_t pages, void *buf)
+int dedup_run_read(const struct dedup_job *job, const struct page_run *run, uint64_t pages, void *buf)
 {
 	return run->image->ops->read(run->image->ctx, run->where, buf, pages * job->d->set->page_bytes);
 }
 
 /* Step 1 */
 
-static void page_hashed(struct job *job, uint64_t page, const void *bytes)
+static void page_hashed(struct dedup_job *job, uint64_t page, const void *bytes)
 {
 	struct page_id id = page_identify(bytes, job->d->set->page_bytes);
 
@@ -131,7 +114,7 @@ static void page_hashed(struct job *job, uint64_t page, const void *bytes)
 	job->d->keys[page] = id.key;
 }
 
-static void page_recheck(struct job *job, uint64_t page, const void *bytes)
+static void page_recheck(struct dedup_job *job, uint64_t page, const void *bytes)
 {
 	struct page_id id = page_identify(bytes, job->d->set->page_bytes);
 	uint64_t key = id.key;
@@ -152,17 +135,17 @@ void dedup_lose(struct dedup *d, uint64_t page)
 	d->keys[page] = 0;
 }
 
-static void page_lost(struct job *job, uint64_t page)
+static void page_lost(struct dedup_job *job, uint64_t page)
 {
 	dedup_lose(job->d, page);
 }
 
-typedef void (*page_fn)(struct job *job, uint64_t page, const void *bytes);
-typedef void (*lost_fn)(struct job *job, uint64_t page);
+typedef void (*page_fn)(struct dedup_job *job, uint64_t page, const void *bytes);
+typedef void (*lost_fn)(struct dedup_job *job, uint64_t page);
 
 /* Reads [page, page + run->pages) of one stretch and hands over each page. */
-static void stretch_read(struct job *job, struct scratch *s, uint64_t page, struct page_run run, page_fn fn,
-			 lost_fn lost)
+static void stretch_read(struct dedup_job *job, struct dedup_scratch *s, uint64_t page, struct page_run run,
+			 page_fn fn, lost_fn lost)
 {
 	size_t page_bytes = job->d->set->page_bytes;
 
@@ -171,7 +154,7 @@ static void stretch_read(struct job *job, struct scratch *s, uint64_t page, stru
 
 		if (pages > run.pages)
 			pages = run.pages;
-		if (run_read(job, &run, pages, s->first) == 0) {
+		if (dedup_run_read(job, &run, pages, s->first) == 0) {
 			for (uint64_t i = 0; i < pages; i++)
 				fn(job, page + i, s->first + i * page_bytes);
 		} else {
@@ -179,7 +162,7 @@ static void stretch_read(struct job *job, struct scratch *s, uint64_t page, stru
 
 			/* Find out which of them cannot be read. */
 			for (uint64_t i = 0; i < pages; i++, one.where += page_bytes) {
-				if (run_read(job, &one, 1, s->first) == 0)
+				if (dedup_run_read(job, &one, 1, s->first) == 0)
 					fn(job, page + i, s->first);
 				else
 					lost(job, page + i);
@@ -192,7 +175,7 @@ static void stretch_read(struct job *job, struct scratch *s, uint64_t page, stru
 }
 
 /* Narrows a stretch to its next part that may hold data; false when the rest is a hole. */
-static bool stretch_data(const struct job *job, struct page_run *run, uint64_t *page)
+static bool stretch_data(const struct dedup_job *job, struct page_run *run, uint64_t *page)
 {
 	uint64_t end = run->where + run->pages * job->d->set->page_bytes, from, to;
 	uint64_t skip, stop;
@@ -214,14 +197,14 @@ static bool stretch_data(const struct job *job, struct page_run *run, uint64_t *
 
 static int hash_piece(void *ctx, unsigned thread, uint64_t piece)
 {
-	struct job *job = ctx;
+	struct dedup_job *job = ctx;
 	uint64_t page, end;
-	struct scratch *s;
-	int r = scratch_get(job, thread, false, &s);
+	struct dedup_scratch *s;
+	int r = dedup_scratch_get(job, thread, false, &s);
 
 	if (r < 0)
 		return r;
-	piece_bounds(job->d->set, piece, &page, &end);
+	dedup_piece_bounds(job->d->set, piece, &page, &end);
 	while (page < end) {
 		struct page_run run = page_set_run(job->d->set, page, end);
 		uint64_t next = page + run.pages;
@@ -237,103 +220,14 @@ static int hash_piece(void *ctx, unsigned thread, uint64_t piece)
 	return 0;
 }
 
-/* Step 3 */
-
-/* True for a data page that is not the first of its guessed class. */
-static bool page_guessed(const struct dedup *d, uint64_t page)
-{
-	return d->classes[page] && d->classes[page] != page + 1 && !dedup_bit(d->fill, page);
-}
-
-static int page_confirm(struct job *job, struct scratch *s, uint64_t page)
-{
-	size_t page_bytes = job->d->set->page_bytes;
-	uint32_t cls = job->d->classes[page];
-	struct collision differs = {cls, (uint32_t)page, false};
-
-	if (page_set_read(job->d->set, page, s->first) < 0) {
-		page_lost(job, page);
-		return 0;
-	}
-	if (s->second_page != cls - 1) {
-		s->second_page = UINT64_MAX;
-		if (page_set_read(job->d->set, cls - 1, s->second) < 0) {
-			differs.unread = true;
-			return collisions_add(&job->collisions, differs);
-		}
-		s->second_page = cls - 1;
-	}
-	if (memcmp(s->first, s->second, page_bytes) != 0)
-		return collisions_add(&job->collisions, differs);
-	return 0;
-}
-
-/* Confirms @pages pages at once; false when it has to be done one by one. */
-static bool run_confirm(struct job *job, struct scratch *s, uint64_t page, uint64_t *pages)
-{
-	const struct dedup *d = job->d;
-	uint64_t most = *pages, n = 1, other = d->classes[page] - 1;
-	struct page_run a, b;
-
-	while (n < most && page_guessed(d, page + n) && d->classes[page + n] == other + n + 1)
-		n++;
-	*pages = 1;
-	if (n == 1)
-		return false;
-	a = page_set_run(d->set, page, page + n);
-	b = page_set_run(d->set, other, other + n);
-	n = a.pages < b.pages ? a.pages : b.pages;
-	if (n > job->half_bytes / d->set->page_bytes)
-		n = job->half_bytes / d->set->page_bytes;
-	if (n == 1)
-		return false;
-	*pages = n;
-	s->second_page = UINT64_MAX;
-	return run_read(job, &a, n, s->first) == 0 && run_read(job, &b, n, s->second) == 0 &&
-	       memcmp(s->first, s->second, n * d->set->page_bytes) == 0;
-}
-
-static int confirm_piece(void *ctx, unsigned thread, uint64_t piece)
-{
-	struct job *job = ctx;
-	uint64_t page, end, compared = 0;
-	struct scratch *s;
-	int r = scratch_get(job, thread, true, &s);
-
-	if (r < 0)
-		return r;
-	s->second_page = UINT64_MAX; /* a live page may have changed since the last piece */
-	piece_bounds(job->d->set, piece, &page, &end);
-	while (page < end) {
-		uint64_t pages = end - page;
-
-		if (!page_guessed(job->d, page)) {
-			page++;
-			continue;
-		}
-		if (!run_confirm(job, s, page, &pages)) {
-			for (uint64_t i = 0; i < pages; i++) {
-				r = page_confirm(job, s, page + i);
-				if (r < 0)
-					return r;
-			}
-		}
-		compared += pages;
-		page += pages;
-	}
-	atomic_fetch_add_explicit(&job->compared, compared, memory_order_relaxed);
-	job->finished[piece] = 1;
-	return 0;
-}
-
 /* Step 5 */
 
-static void recheck_lost(struct job *job, uint64_t page __attribute__((unused)))
+static void recheck_lost(struct dedup_job *job, uint64_t page __attribute__((unused)))
 {
 	atomic_fetch_add_explicit(&job->changed, 1, memory_order_relaxed);
 }
 
-static void page_recheck_known(struct job *job, uint64_t page, const void *bytes)
+static void page_recheck_known(struct dedup_job *job, uint64_t page, const void *bytes)
 {
 	if (!dedup_bit(job->d->missing, page))
 		page_recheck(job, page, bytes);
@@ -341,14 +235,14 @@ static void page_recheck_known(struct job *job, uint64_t page, const void *bytes
 
 static int recheck_piece(void *ctx, unsigned thread, uint64_t piece)
 {
-	struct job *job = ctx;
+	struct dedup_job *job = ctx;
 	uint64_t page, end;
-	struct scratch *s;
-	int r = scratch_get(job, thread, false, &s);
+	struct dedup_scratch *s;
+	int r = dedup_scratch_get(job, thread, false, &s);
 
 	if (r < 0)
 		return r;
-	piece_bounds(job->d->set, piece, &page, &end);
+	dedup_piece_bounds(job->d->set, piece, &page, &end);
 	while (page < end) {
 		struct page_run run = page_set_run(job->d->set, page, end);
 
@@ -359,21 +253,21 @@ static int recheck_piece(void *ctx, unsigned thread, uint64_t piece)
 }
 
 /* After a stop: pages of pieces that were not finished are missing, all of them or the guesses. */
-static void pieces_drop(struct job *job, uint64_t pieces, bool guesses_only)
+static void pieces_drop(struct dedup_job *job, uint64_t pieces, bool guesses_only)
 {
 	for (uint64_t piece = 0; piece < pieces; piece++) {
 		uint64_t page, end;
 
 		if (job->finished[piece])
 			continue;
-		piece_bounds(job->d->set, piece, &page, &end);
+		dedup_piece_bounds(job->d->set, piece, &page, &end);
 		for (; page < end; page++)
-			if (!guesses_only || page_guessed(job->d, page))
+			if (!guesses_only || dedup_guessed(job->d, page))
 				page_lost(job, page);
 	}
 }
 
-static int steps_run(struct job *job, const struct work_control *control, bool recheck)
+static int steps_run(struct dedup_job *job, const struct work_control *control, bool recheck)
 {
 	struct dedup *d = job->d;
 	uint64_t pieces = (d->set->pages + PIECE_PAGES - 1) / PIECE_PAGES;
@@ -393,7 +287,7 @@ static int steps_run(struct job *job, const struct work_control *control, bool r
 	if (r < 0)
 		return r;
 	memset(job->finished, 0, pieces);
-	r = workers_run(control, "comparing", pieces, confirm_piece, job);
+	r = workers_run(control, "comparing", pieces, dedup_confirm_piece, job);
 	if (r < 0 && r != -ECANCELED)
 		return r;
 	if (r == -ECANCELED) {
@@ -421,7 +315,7 @@ int dedup_run(struct dedup *ret, const struct page_set *set, const struct dedup_
 	      const struct work_control *control)
 {
 	struct dedup d = {.set = set};
-	struct job job = {.d = &d, .hash_mask = UINT64_MAX};
+	struct dedup_job job = {.d = &d, .hash_mask = UINT64_MAX};
 	unsigned threads = control->threads ? control->threads : 1;
 	int r = -ENOMEM;
 
