@@ -16,8 +16,11 @@ def demo(lab):
     lab.outer.must(f"mkdir -p /run/demo && ln -sf /lab/guests/{lab.inner}/vmlinuz /lab/guests/{lab.inner}/initrd "
                    "/lab/guests/root.img /run/demo/")
 
+    in_place = sys.stdout.isatty()
+
     def show(data):
-        sys.stdout.buffer.write(data)
+        # In the outer machine `stats --watch` writes to a pipe; on our terminal each table takes the place of the one before.
+        sys.stdout.buffer.write(data.replace(b"NAME   ", b"\033[H\033[JNAME   ") if in_place else data)
         sys.stdout.buffer.flush()
 
     as_json = lab.options.json
