@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "tools/cli.h"
+#include "tools/client.h"
 #include "tools/run-cgroup.h"
 #include "tools/run-control.h"
 #include "tools/run-detach.h"
@@ -179,7 +180,7 @@ static int run_vm(const char *verb, const struct vm_config *config, int report_f
 	return code;
 }
 
-static int run_detached(const char *verb, const struct vm_config *config)
+static int run_detached(const char *verb, const struct vm_config *config, bool json)
 {
 	struct errmsg text = {0};
 	int fd, code;
@@ -193,6 +194,11 @@ static int run_detached(const char *verb, const struct vm_config *config)
 	close(fd);
 	if (code != CLI_OK)
 		return cli_error(verb, code, "%s", text.text);
+	if (json)
+		return client_print_json(verb,
+					 json_pack("{s:s, s:s, s:i}", "name", config->name, "state",
+						   "running", "pid", (int)pid),
+					 false);
 	printf("%s: running, pid %d\n", config->name, (int)pid);
 	return CLI_OK;
 }
@@ -221,7 +227,7 @@ int cmd_run(int argc, char **argv)
 	else if (options.dry_run)
 		code = print_config(argv[0], &options.config);
 	else if (options.config.detach)
-		code = run_detached(argv[0], &options.config);
+		code = run_detached(argv[0], &options.config, options.json);
 	else
 		code = run_vm(argv[0], &options.config, -1);
 	vm_config_done(&options.config);

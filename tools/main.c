@@ -2,6 +2,7 @@
 /* `sardine`: one command with verbs. */
 #include <argp.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -61,10 +62,23 @@ static int finish(int code)
 	return code;
 }
 
+/* A standard descriptor that is closed would go to the next file opened, and output meant for it would end up there. */
+static void fill_standard_descriptors(void)
+{
+	int fd;
+
+	do {
+		fd = open("/dev/null", O_RDWR);
+	} while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	char name[64];
 
+	fill_standard_descriptors();
 	argp_err_exit_status = CLI_USAGE;
 	/* A file that reaches `ulimit -f` is an error like any other (-EFBIG), not death by signal. */
 	signal(SIGXFSZ, SIG_IGN);

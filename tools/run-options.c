@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OPT_DRY_RUN = 0x200, OPT_DETACH, OPT_CONFIG, OPT_TEXT };
+enum { OPT_DRY_RUN = 0x200, OPT_DETACH, OPT_JSON, OPT_CONFIG, OPT_TEXT };
 
 /* Options whose text goes to vm_config_set_text(): their argp key is OPT_TEXT and their place in this table.
  */
@@ -42,6 +42,7 @@ static const struct argp_option options[] = {
 	{.name = "detach",
 	 .key = OPT_DETACH,
 	 .doc = "return once the VM runs; it lives on in the background"},
+	{.name = "json", .key = OPT_JSON, .doc = "with --detach: print the VM's name and pid as JSON"},
 	{0},
 };
 
@@ -78,6 +79,9 @@ static int apply(const struct given *given, struct run_options *o, struct errmsg
 		return 0;
 	case OPT_DETACH:
 		o->config.detach = true;
+		return 0;
+	case OPT_JSON:
+		o->json = true;
 		return 0;
 	default:
 		return vm_config_set_text(&o->config, options[given->key - OPT_TEXT].name, given->arg, err);

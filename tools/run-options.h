@@ -12,6 +12,7 @@
 struct run_options {
 	struct vm_config config; /* resolved and checked */
 	bool dry_run;
+	bool json; /* for what is printed; the configuration of dry_run is JSON anyway */
 };
 
 /**

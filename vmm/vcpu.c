@@ -260,7 +260,7 @@ int vcpu_set_new(const struct vcpu_set_config *config, const struct boot_state *
 	unsigned max = kvm_vcpus_max(config->kvm);
 
 	if (config->count == 0 || config->count > max)
-		return errmsg_set(err, -EINVAL, "--cpus %u: this host's KVM takes 1 to %u", config->count,
+		return errmsg_set(err, -ENOTSUP, "--cpus %u: this host's KVM takes 1 to %u", config->count,
 				  max);
 	set = calloc(1, sizeof(*set) + config->count * sizeof(set->vcpus[0]));
 	if (!set)

@@ -180,7 +180,7 @@ int blk_image_open(const char *path, bool read_only, bool direct, struct errmsg 
 	}
 	r = set_flags(image.fd, read_only, direct);
 	if (r == -EINVAL && direct)
-		return errmsg_set(err, -ENOTSUP, "--disk %s: its file system has no O_DIRECT; use direct=off",
+		return errmsg_set(err, -EINVAL, "--disk %s: its file system has no O_DIRECT; use direct=off",
 				  path);
 	if (r < 0)
 		return errmsg_set(err, r, "--disk %s: cannot set flags: %s", path, strerror(-r));

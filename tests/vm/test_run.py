@@ -181,6 +181,27 @@ class Detached(RunTest):
         self.assertIn("ended: killed", lines[-1])
         self.assertEqual((self.rundir / "vm.log").stat().st_mode & 0o777, 0o600)
 
+    def test_json(self):
+        done = self.sardine("run", "--name", "vm", "--kernel", sardine_test.probe_kernel(), "--mem", "64M",
+                            "--cache-dir", self.cache, "--detach", "--json")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        answer = json.loads(done.stdout)
+        self.assertEqual((answer["name"], answer["state"]), ("vm", "running"))
+        self.end(answer["pid"])
+
+    def test_closed_standard_descriptors_stay_nobodys(self):
+        """Nothing that the VM opens takes their place: the guest's output and the log must not land in its files."""
+        shell = 'exec "$0" "$@" <&- >&- 2>&-'
+        vm = subprocess.Popen(["sh", "-c", shell, *self.command(
+            "run", "--name", "vm", "--kernel", sardine_test.probe_kernel(), "--mem", "64M", "--cache-dir", self.cache)],
+            env=self.env, cwd=self.dir)
+        try:
+            poll(lambda: f" {vm.pid} running" in self.sardine("ps").stdout, "it runs, and its lock says who", 20)
+            self.assertEqual({os.readlink(f"/proc/{vm.pid}/fd/{fd}") for fd in range(3)}, {"/dev/null"})
+        finally:
+            vm.kill()
+            vm.wait()
+
     def test_log_file(self):
         self.end(self.detach("--log-file", "log"))
         self.assertIn("ended: killed", (self.dir / "log").read_text())
