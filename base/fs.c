@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/size.h"
 
@@ -65,12 +66,16 @@ int write_full(int fd, const void *buf, size_t len)
 
 int file_read_text(const char *path, size_t max, char **ret_text)
 {
-	auto_fd fd = open(path, O_RDONLY | O_CLOEXEC);
+	/* Non-blocking so that a FIFO does not hang here; without effect on regular files, procfs and sysfs. */
+	auto_fd fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	auto_free char *text = NULL;
+	struct stat st;
 	size_t len = 0;
 
-	if (fd < 0)
+	if (fd < 0 || fstat(fd, &st) < 0)
 		return -errno;
+	if (!S_ISREG(st.st_mode))
+		return S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL;
 	text = malloc(max + 2);
 	if (!text)
 		return -ENOMEM;

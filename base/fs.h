@@ -31,12 +31,12 @@ int pwrite_full(int fd, const void *buf, size_t len, uint64_t off) must_check;
 int write_full(int fd, const void *buf, size_t len) must_check;
 
 /**
- * file_read_text() - Read a small text file (procfs, sysfs) whole.
- * @path: the file.
+ * file_read_text() - Read a small text file (procfs, sysfs) whole. Never waits.
+ * @path: the file; no FIFO, device or socket.
  * @max: the most bytes accepted.
  * @ret_text: the content, NUL-terminated; the caller frees it.
  *
- * Return: 0, -EFBIG when it is longer than @max, or an errno.
+ * Return: 0, -EFBIG when it is longer than @max, -EINVAL when it is not a regular file, or an errno.
  */
 int file_read_text(const char *path, size_t max, char **ret_text) must_check;
 

@@ -46,7 +46,8 @@ int log_open(const char *path, enum log_level level, const char *tag)
 	int fd = STDERR_FILENO;
 
 	if (path) {
-		fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0600);
+		/* Non-blocking: whoever reads a pipe too slowly loses lines, and stops nobody. */
+		fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
 		if (fd < 0)
 			return -errno;
 	}

@@ -170,6 +170,9 @@ int vm_config_load(struct vm_config *config, const char *path, struct errmsg *er
 	if (r == -EFBIG)
 		return errmsg_set(err, r, "--config %s: longer than %zu bytes, so not a configuration", path,
 				  CONFIG_FILE_MAX);
+	if (r == -EINVAL)
+		return errmsg_set(err, r, "--config %s: not a regular file; write the configuration to one",
+				  path);
 	if (r < 0)
 		return errmsg_set(err, r, "--config %s: cannot read it: %s", path, strerror(-r));
 	json = json_loads(text, JSON_REJECT_DUPLICATES, &where);
