@@ -21,6 +21,7 @@ struct run {
 	const struct vm_config *config;
 	int report_fd; /* detached: to the starter; else -1 */
 	bool log_is_file;
+	bool started; /* the guest runs, or did */
 	struct rundir rundir;
 	struct rundir_name *name;
 	struct io_loop *loop;
@@ -61,6 +62,10 @@ static int open_log(struct run *run, struct errmsg *err)
 	}
 	snprintf(tag, sizeof(tag), "sardine %s", config->name);
 	r = log_open(path, config->log_level, tag);
+	if (r == -ENXIO)
+		return errmsg_set(
+			err, r, "--log-file %s: a pipe that nobody reads, or no file; start its reader first",
+			path);
 	if (r < 0)
 		return errmsg_set(err, r, "%s %s: cannot write there: %s", path == own ? "log" : "--log-file",
 				  path, strerror(-r));
@@ -127,6 +132,8 @@ static void run_undo(struct run *run)
 	run_signals_free(run->signals);
 	run_control_free(run->control);
 	vm_free(run->vm);
+	if (!run->started && run->console)
+		console_discard_file(run->console);
 	console_free(run->console);
 	io_loop_free(run->loop);
 	rundir_release(run->name);
@@ -156,6 +163,7 @@ static int run_until_end(struct run *run, struct errmsg *err)
 	r = vm_start(run->vm, err);
 	if (r < 0)
 		return r;
+	run->started = true;
 	log_info("running: pid %d", (int)getpid());
 	/* A starter that is gone is not told; nobody would look after this VM. */
 	if (run->report_fd >= 0 && detach_report(&run->report_fd, CLI_OK, "") < 0) {

@@ -51,7 +51,8 @@ struct console {
 	struct console_end *ends;
 	unsigned end_count;
 	struct unix_server *server;
-	bool raw; /* we put the terminal into raw mode */
+	bool raw;	    /* we put the terminal into raw mode */
+	char *created_path; /* of CONSOLE_FILE, when the file is new */
 
 	console_input_fn input_fn;
 	void *input_arg;

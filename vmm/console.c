@@ -316,9 +316,14 @@ static int stdio_open_in(struct console *console, struct console_end *end)
 
 static int file_open(struct console_end *end, const char *path, struct errmsg *err)
 {
-	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC | O_NOCTTY, 0600);
+	const int flags = O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC | O_NOCTTY;
+	int fd = open(path, flags | O_EXCL, 0600);
 	struct stat st;
 
+	if (fd >= 0)
+		end->console->created_path = strdup(path); /* NULL: an empty file may stay behind */
+	else if (errno == EEXIST)
+		fd = open(path, flags, 0600);
 	if (fd < 0 && errno == ENXIO)
 		return errmsg_set(err, -ENXIO,
 				  "--console file:%s: nobody reads this pipe; start its reader first", path);
@@ -327,6 +332,15 @@ static int file_open(struct console_end *end, const char *path, struct errmsg *e
 				  strerror(errno));
 	end->out.lossy = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
 	return console_out_open(end, fd, 0);
+}
+
+void console_discard_file(struct console *console)
+{
+	struct stat st;
+
+	if (console->created_path && stat(console->created_path, &st) == 0 && S_ISREG(st.st_mode) &&
+	    st.st_size == 0)
+		unlink(console->created_path);
 }
 
 static int backend_open(struct console *console, enum console_kind kind, const char *path, struct errmsg *err)
@@ -434,6 +448,7 @@ void console_free(struct console *console)
 	if (console->wake_fd >= 0)
 		close(console->wake_fd);
 	pthread_mutex_destroy(&console->mutex);
+	free(console->created_path);
 	free(console->ring);
 	free(console);
 }

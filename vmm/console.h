@@ -60,6 +60,12 @@ int console_new(struct io_loop *loop, enum console_kind kind, const char *path, 
 void console_free(struct console *console);
 DEFINE_CLEANUP(struct console, console_free)
 
+/*
+ * When the VM did not come to be: remove the file that console_new() created for CONSOLE_FILE, unless something
+ * is in it. Context: as console_free(), which is still to be called.
+ */
+void console_discard_file(struct console *console);
+
 /* One byte from the guest. Context: a vCPU thread; takes a short mutex, never waits for a reader. */
 void console_output(struct console *console, uint8_t byte);
 

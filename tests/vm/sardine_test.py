@@ -266,6 +266,11 @@ class SardineTest(unittest.TestCase):
             left += [os.path.join(folder, n) for n in names if n.startswith((".", "tmp")) or n.endswith(".tmp")]
         return left
 
+    def files(self):
+        """All paths in the test's folder, but for the cache and the runtime folder, which leftovers() knows."""
+        found = (p.relative_to(self.dir) for p in self.dir.rglob("*"))
+        return {str(p) for p in found if p.parts[0] not in (self.cache.name, self.xdg.name)}
+
     def assertNothingLeft(self):
         poll(lambda: not self.processes(), f"the processes of {self.dir} end", 5)
         self.assertEqual(self.leftovers(), [], "files left behind")

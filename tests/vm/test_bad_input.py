@@ -56,8 +56,10 @@ class BadInput(SardineTest):
         for name, value in usual.items():
             if value is not None and f"--{name}" not in args:
                 args = [f"--{name}", value, *args]
+        before = self.files()
         done = self.sardine("run", *args, seconds=20, **kwargs)
         self.assertOneLine(done, code, *words)
+        self.assertEqual(self.files(), before, "files that came or went")
         self.assertLess(len(done.stderr), 700)
 
     def setUp(self):
@@ -193,6 +195,14 @@ class BadInput(SardineTest):
     @row(2, "--config /", "directory")
     def test_config_is_folder(self):
         return ["--config", "/"]
+
+    @row(2, "--config", "fifo", "not a regular file")
+    def test_config_is_fifo(self):
+        return ["--config", self.fifo()]
+
+    @row(2, "--config /dev/zero", "not a regular file")
+    def test_config_is_device(self):
+        return ["--config", "/dev/zero"]
 
     @row(2, "bad.json", "not JSON", "line 1")
     def test_config_not_json(self):
@@ -520,9 +530,21 @@ class BadInput(SardineTest):
     def test_log_file_in_no_folder(self):
         return ["--log-file", "nowhere/log"]
 
+    @row(1, "--log-file", "fifo", "nobody reads")
+    def test_log_file_is_fifo_without_reader(self):
+        return ["--log-file", self.fifo()]
+
     @row(1, "--console file:", "nowhere", console=None)
     def test_console_file_in_no_folder(self):
         return ["--console", "file:nowhere/console"]
+
+    @row(1, "--kernel", "empty", kvm=True, console=None)
+    def test_console_file_of_a_failed_start(self):
+        return ["--kernel", self.file("empty"), "--console", "file:new.txt"]
+
+    @row(1, "--kernel", "empty", kvm=True, console=None)
+    def test_console_file_that_was_there(self):
+        return ["--kernel", self.file("empty"), "--console", f"file:{self.file('old.txt')}"]
 
     @row(1, "--console unix:", "taken", console=None)
     def test_console_socket_is_file(self):
@@ -541,6 +563,10 @@ class BadInput(SardineTest):
     @row(1, "--name bad", "in use")
     def test_detached_name_in_use(self):
         return [*BadInput.test_name_in_use.make(self), "--detach"]
+
+    @row(1, "--log-file", "fifo", "nobody reads")
+    def test_detached_log_file_is_fifo_without_reader(self):
+        return ["--log-file", self.fifo(), "--detach"]
 
     @row(1, "--kernel", "empty", kvm=True)
     def test_detached_kernel_empty(self):
