@@ -26,6 +26,19 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	return 0;
 }
 
+/* Disk images of running VMs are locked, by us as by QEMU. Held until the dump is complete. */
+static int lock_file(int fd, const char *path, struct errmsg *err)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+		return 0;
+	if (errno == EAGAIN || errno == EACCES)
+		return errmsg_set(err, -EBUSY, "%s: in use by a VM or another program; choose another path",
+				  path);
+	return errmsg_set(err, -errno, "%s: cannot lock it: %s", path, strerror(errno));
+}
+
 static int dump(const struct args *args, struct errmsg *err, json_t **ret_result)
 {
 	struct client client = CLIENT_NONE;
@@ -45,6 +58,8 @@ static int dump(const struct args *args, struct errmsg *err, json_t **ret_result
 		r = errmsg_set(err, -EINVAL, "%s: not a regular file; choose another path",
 			       args->common.file);
 	else
+		r = lock_file(fd, args->common.file, err);
+	if (r == 0)
 		r = client_call(
 			&client,
 			json_pack("{s:s, s:s}", "cmd", "dump", "format", dump_format_name(args->format)), fd,
