@@ -2,6 +2,7 @@
 /* `sardine stop`, `sardine kill` and `sardine wait`: the end of a VM. */
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/size.h"
 #include "tools/cli.h"
@@ -52,9 +53,35 @@ static int report(const char *verb, const struct args *args, const char *end, co
 			 detail);
 }
 
-/* Asks, waits for the VM's end and until its name is free. */
-static int until_end(const char *verb, const struct args *args, json_t *request, const char *killed)
+static uint64_t now_ns(void)
 {
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/*
+ * Why a VM that we asked to stop was killed. When our own time was over we have waited for that long, too: we
+ * began to count earlier. Before that it was another `stop`, a `kill` or a signal.
+ */
+static const char *why_killed(uint64_t timeout_s, uint64_t waited_ns, char *buf, size_t len)
+{
+	bool ours = waited_ns >= timeout_s * 1000000000;
+
+	snprintf(buf, len,
+		 ours ? "the guest did not power off within %llu s"
+		      : "by someone else, before the %llu s were over",
+		 (unsigned long long)timeout_s);
+	return buf;
+}
+
+/* Asks, waits for the VM's end and until its name is free. @stop: say why it was killed. */
+static int until_end(const char *verb, const struct args *args, json_t *request, bool stop)
+{
+	const uint64_t start_ns = now_ns();
+	uint64_t answered_ns;
+	char why[96];
 	struct errmsg err = {0};
 	struct client client;
 	json_t *result = NULL;
@@ -67,6 +94,7 @@ static int until_end(const char *verb, const struct args *args, json_t *request,
 		return cli_error(verb, CLI_FAILED, "%s", errmsg_text(&err, r));
 	}
 	r = client_call(&client, request, -1, 0, &err, &result);
+	answered_ns = now_ns();
 	/* Also when the process died under us: it lets go of its name a moment after it closes the socket. */
 	if (r == 0)
 		r = client_wait_gone(&client, &err);
@@ -77,7 +105,10 @@ static int until_end(const char *verb, const struct args *args, json_t *request,
 	if (r < 0)
 		code = cli_error(verb, CLI_FAILED, "%s", errmsg_text(&err, r));
 	else
-		code = report(verb, args, end, strcmp(end, "killed") == 0 && !detail[0] ? killed : detail);
+		code = report(verb, args, end,
+			      stop && strcmp(end, "killed") == 0 && !detail[0]
+				      ? why_killed(args->timeout_s, answered_ns - start_ns, why, sizeof(why))
+				      : detail);
 	json_decref(result);
 	client_close(&client);
 	return code;
@@ -103,14 +134,11 @@ int cmd_stop(int argc, char **argv)
 		       "reason is on standard error), or there is no such VM.",
 	};
 	struct args args = {.timeout_s = CONTROL_STOP_DEFAULT_S};
-	char killed[96];
 
 	argp_parse(&argp, argc, argv, 0, NULL, &args);
-	snprintf(killed, sizeof(killed), "the guest did not power off within %llu s",
-		 (unsigned long long)args.timeout_s);
 	return until_end(argv[0], &args,
 			 json_pack("{s:s, s:I}", "cmd", "stop", "timeout_s", (json_int_t)args.timeout_s),
-			 killed);
+			 true);
 }
 
 int cmd_wait(int argc, char **argv)
@@ -128,7 +156,7 @@ int cmd_wait(int argc, char **argv)
 	struct args args = {0};
 
 	argp_parse(&argp, argc, argv, 0, NULL, &args);
-	return until_end(argv[0], &args, json_pack("{s:s}", "cmd", "wait"), "");
+	return until_end(argv[0], &args, json_pack("{s:s}", "cmd", "wait"), false);
 }
 
 int cmd_kill(int argc, char **argv)

@@ -103,6 +103,18 @@ class Verbs(SardineTest):
         self.assertOneLine(self.sardine("stop", "vm", "--timeout", "1"), 1, "vm", "killed", "within 1 s", verb="stop")
         self.assertEqual(vm.wait(5), 1)
 
+    def test_stop_cut_short_by_another(self):
+        """The one that was not waited for to its end does not say that it was."""
+        self.probe()
+        first = subprocess.Popen(self.command("stop", "vm", "--timeout", "60"), env=self.env, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, text=True)
+        self.addCleanup(first.communicate)
+        self.waits(first)
+        self.assertOneLine(self.sardine("stop", "vm", "--timeout", "1"), 1, "did not power off within 1 s", verb="stop")
+        _, stderr = first.communicate(timeout=20)
+        self.assertEqual((first.returncode, stderr),
+                         (1, "sardine stop: vm: killed: by someone else, before the 60 s were over\n"))
+
     def test_kill(self):
         vm = self.probe()
         self.assertEqual(self.json("kill", "vm"), {"name": "vm", "end": "killed"})
@@ -114,13 +126,17 @@ class Verbs(SardineTest):
         process = subprocess.Popen(self.command("wait", vm.name, *args), env=self.env, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
         self.addCleanup(process.communicate)
+        self.waits(process)
+        return process
+
+    def waits(self, process):
+        """Until the command has asked, and waits for the VM's end."""
 
         def waits():
             call = pathlib.Path(f"/proc/{process.pid}/syscall").read_text().split()
             return call[0] == "7" and int(call[3], 16) & 0xffffffff == 0xffffffff  # poll(fds, 1, -1)
 
-        poll(waits, "`wait` waits")
-        return process
+        poll(waits, "the command waits")
 
     def test_wait(self):
         vm = self.probe()
@@ -318,6 +334,16 @@ class Verbs(SardineTest):
         for path, *words in (("/dev/full", "not a regular file"), (self.dir, "cannot open it"),
                              (self.dir / "missing" / "x", "No such file"), (self.dir / "fifo", str(self.dir / "fifo"))):
             self.assertOneLine(self.sardine("dump", "vm", path), 1, path, *words, verb="dump")
+
+    def test_dump_to_a_disk_in_use(self):
+        """A VM's disk, its own or another's and read-only too, keeps its content."""
+        content = os.urandom(MIB)
+        for name, option in (("own", ""), ("shared", ",ro")):
+            (self.dir / name).write_bytes(content)
+            self.probe(name, "--disk", f"path={self.dir / name}{option}")
+        for vm, path in (("own", "own"), ("shared", "own"), ("own", "shared")):
+            self.assertOneLine(self.sardine("dump", vm, self.dir / path), 1, self.dir / path, "in use", verb="dump")
+            self.assertEqual((self.dir / path).read_bytes(), content)
 
     @unittest.skipIf(os.geteuid() != 0, "a small file system needs root")
     def test_dump_to_a_full_disk(self):
