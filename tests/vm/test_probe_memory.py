@@ -36,8 +36,8 @@ class Boot(ProbeTest):
                 probe.power_off()
 
     def test_sizes(self):
-        """First and last page of each region, and a page per GiB; an end that is no multiple of 2 MiB."""
-        for mem, pages in (("64M", 4), ("250M", 4), ("3G", 8), ("5G", 12)):
+        """First and last page of each region, and a page per GiB; also ends that are no multiples of 2 MiB: 67M, 16388K."""
+        for mem, pages in (("16388K", 4), ("64M", 4), ("67M", 4), ("250M", 4), ("3G", 8), ("5G", 12)):
             with self.subTest(mem=mem):
                 probe = self.probe("m" + mem, mem=mem)
                 self.check_machine(probe, size(mem), 1)
