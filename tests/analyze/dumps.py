@@ -6,7 +6,10 @@ import lzma
 import os
 import random
 import struct
+import shutil
 import subprocess
+import sys
+import unittest
 
 PAGE = 4096
 SARDINE = os.environ.get("SARDINE", "build/dev/tools/sardine")
@@ -109,3 +112,23 @@ def compressed(data):
             for part in (data[:half], data[half:])]
     return {"gzip": gzip.compress(data[:half], 1) + gzip.compress(data[half:], 1), "zstd": b"".join(zstd),
             "xz": lzma.compress(data, preset=1)}
+
+
+def as_nobody(folder):
+    """How to run the command as somebody who is not root: a copy of it in `folder`, as the build folder may be private."""
+    if os.geteuid():
+        return [os.path.abspath(SARDINE)]
+    os.chmod(folder, 0o755)
+    copy = shutil.copy(SARDINE, folder / "sardine")
+    os.chmod(copy, 0o755)
+    return ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", str(copy)]
+
+
+def main():
+    """Run the file's tests; exit 77 with the reasons when some were skipped and none failed."""
+    result = unittest.main(module="__main__", exit=False).result
+    if not result.wasSuccessful():
+        sys.exit(1)
+    for reason in sorted({reason for _, reason in result.skipped}):
+        print(f"skipped: {reason}", file=sys.stderr)
+    sys.exit(77 if result.skipped else 0)

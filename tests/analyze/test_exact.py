@@ -126,4 +126,4 @@ class Exact(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    dumps.main()

@@ -397,7 +397,7 @@ TEST(domains_of_sources)
 	struct stat st;
 
 	if (geteuid() != 0)
-		skip();
+		TEST_SKIP("needs root");
 	put(r.file, "root's", 6);
 	assert_initrd(cache, r.file, "root's", 6);
 	assert_int_equal(count(&r, "initrd-", NULL), 1);
@@ -450,5 +450,5 @@ int main(void)
 		cmocka_unit_test(domains_of_sources),	   cmocka_unit_test(cleans_up_after_the_dead),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return TEST_RUN(tests);
 }
