@@ -36,10 +36,29 @@ static void in_close(struct console_end *end)
 		close(TAKE_FD(end->in.fd));
 }
 
+/*
+ * Free the oldest client that left with input that the guest has not taken: a guest that never reads must not
+ * keep new clients out. Not the back end, which may type without reading.
+ */
+static void end_make_place(struct console *console)
+{
+	struct console_end *oldest = NULL;
+
+	for (struct console_end *end = console->ends; end; end = end->next)
+		if (end->client && end->out.fd < 0)
+			oldest = end;
+	if (!oldest)
+		return;
+	console->counters.input_dropped_bytes += oldest->in.pending_len;
+	console_end_free(oldest);
+}
+
 struct console_end *console_end_new(struct console *console, int *ret_error)
 {
 	struct console_end *end;
 
+	if (console->end_count >= CONSOLE_ENDS_MAX)
+		end_make_place(console);
 	if (console->end_count >= CONSOLE_ENDS_MAX) {
 		*ret_error = -EUSERS;
 		return NULL;
@@ -74,7 +93,8 @@ void console_end_free(struct console_end *end)
 
 bool console_end_reap(struct console_end *end)
 {
-	/* Input that the guest has not taken yet still counts: `echo x | ...` closes before it is read. */
+	/* Input that the guest has not taken yet still counts: `echo x | ...` closes before it is read. It is
+	 * kept until its place is needed, see end_make_place(). */
 	if (end->out.fd >= 0 || end->in.fd >= 0 || end->in.pending_len > 0)
 		return false;
 	console_end_free(end);

@@ -41,7 +41,8 @@ struct console_in {
 
 struct console_end {
 	struct console *console;
-	struct console_end *next;
+	struct console_end *next; /* older */
+	bool client;		  /* came by console_attach(); not the back end */
 	struct console_out out;
 	struct console_in in;
 };
@@ -83,7 +84,7 @@ uint64_t console_head(struct console *console);
 /* Ctrl-A x. */
 void console_quit(struct console *console);
 
-/* Add an end without halves. NULL: -ENOMEM or -EUSERS in @ret_error. */
+/* Add an end without halves, at the limit in the place of a client that left. NULL: -ENOMEM or -EUSERS in @ret_error. */
 struct console_end *console_end_new(struct console *console, int *ret_error);
 /* Remove an end whose halves are both gone. Return: true when it was freed. */
 bool console_end_reap(struct console_end *end);

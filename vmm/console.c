@@ -220,6 +220,7 @@ int console_attach(struct console *console, int fd, const void *prefix, size_t p
 	end = console_end_new(console, &r);
 	if (!end)
 		return r;
+	end->client = true;
 	if (prefix_len) {
 		end->out.prefix = malloc(prefix_len);
 		if (!end->out.prefix) {

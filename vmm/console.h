@@ -31,7 +31,7 @@ struct console_counters {
 	uint64_t output_bytes;	       /* written by the guest */
 	uint64_t output_dropped_bytes; /* lost by slow readers, summed over them */
 	uint64_t input_bytes;	       /* taken by the guest */
-	uint64_t input_dropped_bytes;  /* typed at the terminal while the guest took nothing */
+	uint64_t input_dropped_bytes;  /* typed in vain: at a terminal, or by a client that left */
 	unsigned readers;	       /* connected now */
 };
 

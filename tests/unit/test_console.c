@@ -138,6 +138,11 @@ static bool no_readers(void *arg)
 	return counters(arg).readers == 0;
 }
 
+static bool one_reader(void *arg)
+{
+	return counters(arg).readers == 1;
+}
+
 static bool guest_has_5(void *arg)
 {
 	struct fixture *f = arg;
@@ -156,6 +161,18 @@ static bool guest_has_all(void *arg)
 
 	pthread_mutex_lock(&f->guest.mutex);
 	has = f->guest.len == 3 * CONSOLE_INPUT_BYTES;
+	pthread_mutex_unlock(&f->guest.mutex);
+	return has;
+}
+
+/* All that 15 clients typed, 3 bytes each. */
+static bool guest_has_kept(void *arg)
+{
+	struct fixture *f = arg;
+	bool has;
+
+	pthread_mutex_lock(&f->guest.mutex);
+	has = f->guest.len == (CONSOLE_ENDS_MAX - 1) * 3;
 	pthread_mutex_unlock(&f->guest.mutex);
 	return has;
 }
@@ -305,6 +322,38 @@ TEST(clients_are_bounded)
 	for (unsigned i = 0; i < CONSOLE_ENDS_MAX; i++)
 		close(fds[i]);
 	close(pair[1]);
+	fixture_stop(&f);
+}
+
+/* A guest that reads nothing: what those who left have typed goes, the oldest first, when others come. */
+TEST(clients_that_left_make_place)
+{
+	static const char typed[] = "0123456789abcdefghij";
+	struct fixture f = {0};
+	char input[] = "?";
+	int fd, reader;
+
+	fixture_start(&f, CONSOLE_NONE, NULL);
+	reader = attach(&f, "", "");
+	for (unsigned i = 0; i < CONSOLE_ENDS_MAX + 4; i++) {
+		input[0] = typed[i];
+		fd = attach(&f, "", input);
+		/* More than the guest takes, and not all of it read from the socket. */
+		assert_int_equal(write_full(fd, "xx", 2), 0);
+		close(fd);
+		assert_true(test_wait(one_reader, &f));
+	}
+	assert_int_equal(counters(&f).input_dropped_bytes, 5);
+	/* Who reads was left alone; the input of those who kept their place still arrives. */
+	print(f.console, "still here");
+	expect(reader, "still here");
+	guest_make_room(&f.guest, f.console, sizeof(f.guest.data));
+	assert_true(test_wait(guest_has_kept, &f));
+	pthread_mutex_lock(&f.guest.mutex);
+	for (unsigned i = 0; i < CONSOLE_ENDS_MAX + 4; i++)
+		assert_int_equal(memchr(f.guest.data, typed[i], f.guest.len) != NULL, i >= 5);
+	pthread_mutex_unlock(&f.guest.mutex);
+	close(reader);
 	fixture_stop(&f);
 }
 
@@ -547,6 +596,7 @@ int main(void)
 		cmocka_unit_test(input_waits_for_room_and_keeps_its_order),
 		cmocka_unit_test(half_closed_client_still_reads),
 		cmocka_unit_test(clients_are_bounded),
+		cmocka_unit_test(clients_that_left_make_place),
 		cmocka_unit_test(file_gets_all_and_is_appended_to),
 		cmocka_unit_test(full_disk_loses_bytes_and_no_more),
 		cmocka_unit_test(bad_files_are_refused_with_a_line),
