@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "base/signals.h"
 #include "base/size.h"
 #include "vmm/control-internal.h"
 
@@ -42,7 +43,7 @@ int control_dump_start(struct control_client *client, const json_t *id, int fd, 
 		.control = control, .client = client->serial, .fd = fd, .format = format};
 	dump->id = id ? json_deep_copy(id) : NULL;
 	/* Signals are the other threads' business. */
-	sigfillset(&all);
+	signals_fill_but_faults(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	r = pthread_create(&dump->thread, NULL, dump_main, dump);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/signals.h"
 #include "vmm/control-internal.h"
 
 struct stats_wait {
@@ -30,7 +31,7 @@ static int start_thread(struct control *control)
 	int r;
 
 	/* Signals are the other threads' business. */
-	sigfillset(&all);
+	signals_fill_but_faults(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	r = pthread_create(&control->stats_thread, NULL, stats_main, control);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

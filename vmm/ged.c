@@ -46,6 +46,14 @@ void ged_power_button(struct ged *g)
 	irq_raise(&g->config.irq);
 }
 
+bool ged_remind(struct ged *g)
+{
+	if (atomic_load_explicit(&g->events, memory_order_acquire) == 0)
+		return false;
+	irq_raise(&g->config.irq);
+	return true;
+}
+
 /* Registers are one byte each. Sleep control reads as zero; the wake status is never set, as there is no
  * sleep to wake from. */
 static void ged_read(void *dev, uint64_t offset, uint8_t *data, uint32_t len)

@@ -3,6 +3,8 @@
 #ifndef SARDINE_VMM_GED_H
 #define SARDINE_VMM_GED_H
 
+#include <stdbool.h>
+
 #include "base/cleanup.h"
 #include "vmm/bus.h"
 #include "vmm/irq.h"
@@ -34,6 +36,16 @@ DEFINE_CLEANUP(struct ged, ged_free)
 
 /* Press the power button. Context: any thread; does not block. */
 void ged_power_button(struct ged *g);
+
+/**
+ * ged_remind() - Raise the interrupt again for events that the guest has not taken.
+ *
+ * An edge on a pin that the guest has masked, as it has before its driver is up, is lost.
+ *
+ * Context: any thread; does not block.
+ * Return: whether there are such events.
+ */
+bool ged_remind(struct ged *g);
 
 /* LAYOUT_GED_BYTES at LAYOUT_GED. */
 extern const struct bus_ops ged_bus_ops;

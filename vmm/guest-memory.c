@@ -329,8 +329,15 @@ static int discard_file_backed(struct guest_memory *mem, uint8_t *at, uint64_t f
 		return 0;
 	}
 	if (mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
-		 -1, 0) == MAP_FAILED)
-		return -errno;
+		 -1, 0) == MAP_FAILED) {
+		int r = -errno;
+
+		/* Before 6.2 a mapping that fails may have unmapped what it was to replace: then there is nothing to zero. */
+		if (madvise(at, bytes, MADV_NORMAL) < 0)
+			return r;
+		memset(at, 0, bytes);
+		return 0;
+	}
 	extents_cut(mem, first, end);
 	return ram_advise(mem, at, bytes);
 }
@@ -346,20 +353,22 @@ int guest_memory_discard(struct guest_memory *mem, gfn_t gfn, uint64_t frames, u
 	    guest_span(mem, gfn_to_gpa(gfn), frames * PAGE_BYTES, &base) < 0)
 		return -EFAULT;
 	pthread_mutex_lock(&mem->mutex);
-	while (at < end && r == 0) {
+	while (at < end) {
 		uint8_t *p = (uint8_t *)base + (at - gfn.v) * PAGE_BYTES;
 		size_t i = extent_after(mem, at);
 		uint64_t stop = end;
+		int error;
 
 		if (i < mem->extent_count && mem->extents[i].first <= at) {
 			if (mem->extents[i].end < stop)
 				stop = mem->extents[i].end;
-			r = discard_file_backed(mem, p, at, stop);
+			error = discard_file_backed(mem, p, at, stop);
 		} else {
 			if (i < mem->extent_count && mem->extents[i].first < stop)
 				stop = mem->extents[i].first;
-			r = discard_anonymous(p, (stop - at) * PAGE_BYTES);
+			error = discard_anonymous(p, (stop - at) * PAGE_BYTES);
 		}
+		r = r ? r : error;
 		calls++;
 		at = stop;
 	}

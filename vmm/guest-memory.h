@@ -117,7 +117,7 @@ int guest_memory_backing(struct guest_memory *mem, gfn_t gfn, enum frame_backing
  * would show the file again.
  *
  * Context: any thread; serialised inside. The guest must have given the frames up.
- * Return: 0, -EFAULT outside RAM, or the errno of madvise or mmap (a part may be discarded then).
+ * Return: 0, -EFAULT outside RAM, or the first errno of madvise or mmap (the other frames are discarded all the same).
  */
 int guest_memory_discard(struct guest_memory *mem, gfn_t gfn, uint64_t frames,
 			 unsigned *ret_calls) must_check;

@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include "base/signals.h"
 #include "vmm/vcpu-state.h"
 
 /*
@@ -221,7 +222,7 @@ static void *vcpu_main(void *arg)
 	snprintf(name, sizeof(name), "vcpu%u", v->index);
 	pthread_setname_np(pthread_self(), name);
 	this_run = v->run;
-	sigfillset(&mask);
+	signals_fill_but_faults(&mask);
 	sigdelset(&mask, KICK_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &mask, NULL);
 	vcpu_loop(v);
@@ -310,7 +311,7 @@ int vcpu_set_start(struct vcpu_set *set)
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
 	/* A new thread starts with everything blocked, so that no kick reaches it before this_run is set. */
-	sigfillset(&all);
+	signals_fill_but_faults(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	for (unsigned i = 0; i < set->config.count && r == 0; i++) {
 		struct vcpu *v = &set->vcpus[i];

@@ -408,6 +408,15 @@ void blk_engine_reap(struct blk_engine *e)
 		blk_engine_submit(e);
 }
 
+void blk_engine_finish(struct blk_engine *e)
+{
+	while (e->in_flight) {
+		blk_engine_submit(e);
+		if (e->in_kernel)
+			ring_wait(e);
+	}
+}
+
 void blk_engine_drain(struct blk_engine *e)
 {
 	while (e->in_flight) {

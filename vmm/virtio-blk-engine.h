@@ -78,6 +78,9 @@ void blk_engine_submit(struct blk_engine *e);
 /* Take what has completed, without waiting; go on with jobs that have steps left. */
 void blk_engine_reap(struct blk_engine *e);
 
+/* Wait for all jobs, whole. Context: under the device's lock; blocks on I/O. */
+void blk_engine_finish(struct blk_engine *e);
+
 /* Wait until no job is in flight. Context: any thread, under the lock that guards the engine. */
 void blk_engine_drain(struct blk_engine *e);
 

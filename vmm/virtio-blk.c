@@ -366,7 +366,7 @@ static void completed(void *arg, uint32_t events)
 	(void)events;
 	virtio_mmio_lock(blk->mmio);
 	blk_engine_reap(&blk->engine);
-	if (blk->starved && virtio_mmio_running(blk->mmio))
+	if (blk->starved && virtio_mmio_running(blk->mmio) && !virtio_mmio_held(blk->mmio))
 		process_queue(blk);
 	else
 		virtio_mmio_signal(blk->mmio, 0);
@@ -420,6 +420,14 @@ static void drain(void *dev)
 	blk_engine_drain(&blk->engine);
 }
 
+static void finish(void *dev)
+{
+	struct virtio_blk *blk = dev;
+
+	blk_engine_finish(&blk->engine);
+	virtio_mmio_signal(blk->mmio, 0);
+}
+
 static void reset(void *dev)
 {
 	struct virtio_blk *blk = dev;
@@ -438,6 +446,7 @@ static const struct virtio_device_ops blk_device_ops = {
 	.activate = activate,
 	.queue_notify = queue_notify,
 	.drain = drain,
+	.finish = finish,
 	.reset = reset,
 };
 

@@ -98,6 +98,7 @@ struct virtio_mmio {
 	const char *_Atomic broken; /* written under the mutex */
 
 	/* Under the mutex. */
+	unsigned held;
 	uint64_t driver_features;
 	uint32_t device_features_sel;
 	uint32_t driver_features_sel;
@@ -159,7 +160,8 @@ static void queue_kicked(void *arg, uint32_t events)
 		return;
 	count_add(&t->count.kicks, kicks);
 	virtio_mmio_lock(t);
-	if (virtio_mmio_running(t) && q->vq.enabled)
+	/* A kick that comes while the device is held is repeated by the release. */
+	if (!t->held && virtio_mmio_running(t) && q->vq.enabled)
 		t->ops->queue_notify(t->dev, q->index);
 	virtio_mmio_unlock(t);
 }
@@ -266,6 +268,35 @@ bool virtio_mmio_running(const struct virtio_mmio *t)
 
 	return (status & VIRTIO_STATUS_DRIVER_OK) &&
 	       !(status & (VIRTIO_STATUS_NEEDS_RESET | VIRTIO_STATUS_FAILED));
+}
+
+bool virtio_mmio_held(const struct virtio_mmio *t)
+{
+	return t->held > 0;
+}
+
+static void kick_enabled(struct virtio_mmio *t)
+{
+	for (unsigned i = 0; i < t->ops->queue_count; i++)
+		if (t->queues[i].vq.enabled)
+			kick(&t->queues[i]);
+}
+
+void virtio_mmio_hold(struct virtio_mmio *t)
+{
+	virtio_mmio_lock(t);
+	t->held++;
+	if (t->ops->finish)
+		t->ops->finish(t->dev);
+	virtio_mmio_unlock(t);
+}
+
+void virtio_mmio_release(struct virtio_mmio *t)
+{
+	virtio_mmio_lock(t);
+	if (--t->held == 0)
+		kick_enabled(t);
+	virtio_mmio_unlock(t);
 }
 
 void virtio_mmio_signal(struct virtio_mmio *t, unsigned queue)
@@ -399,9 +430,7 @@ static void device_start(struct virtio_mmio *t)
 {
 	t->ops->activate(t->dev, t->driver_features);
 	/* A driver may have filled its queues before; its kicks came too early to be seen. */
-	for (unsigned i = 0; i < t->ops->queue_count; i++)
-		if (t->queues[i].vq.enabled)
-			kick(&t->queues[i]);
+	kick_enabled(t);
 }
 
 /* The bits a driver may set, in the order in which they come, and what must be set before

@@ -65,6 +65,9 @@ struct virtio_device_ops {
 	void (*queue_notify)(void *dev, unsigned queue);
 	/* Return only when no I/O is in flight on guest memory. Must not take new chains. */
 	void (*drain)(void *dev);
+	/* Finish what is in flight, to the driver's satisfaction: the device is held. Must not take new chains. NULL: nothing
+	 * is ever in flight. */
+	void (*finish)(void *dev);
 	/* Back to the state before the driver came; drained already. */
 	void (*reset)(void *dev);
 };
@@ -115,6 +118,17 @@ void virtio_mmio_counters(const struct virtio_mmio *t, struct virtio_counters *r
 /* Why the device stopped until its next reset, a constant string; NULL: it has not. Any thread, no lock. */
 const char *virtio_mmio_broken(const struct virtio_mmio *t);
 
+/**
+ * virtio_mmio_hold() - Keep the device's hands off guest memory, while the vCPUs are paused.
+ * @t: the transport.
+ *
+ * Returns when nothing is in flight; chains stay in the ring until virtio_mmio_release(). Nests.
+ *
+ * Context: any thread but one that holds the device's lock; waits for I/O.
+ */
+void virtio_mmio_hold(struct virtio_mmio *t);
+void virtio_mmio_release(struct virtio_mmio *t);
+
 /*
  * For devices. Lock around events that do not come through the ops (completions, a new target); all others
  * below need the lock held.
@@ -126,6 +140,9 @@ struct virtqueue *virtio_mmio_queue(struct virtio_mmio *t, unsigned queue);
 
 /* Whether the driver is up and has kept the rules: queues may be worked on. */
 bool virtio_mmio_running(const struct virtio_mmio *t);
+
+/* Whether the device is held: no chain may be taken. What is in flight may complete. */
+bool virtio_mmio_held(const struct virtio_mmio *t);
 
 /* Interrupt the driver when it wants one for what was pushed to the queue; once after a batch. */
 void virtio_mmio_signal(struct virtio_mmio *t, unsigned queue);

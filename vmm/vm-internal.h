@@ -37,6 +37,7 @@ struct vm {
 	struct i8042 *i8042;
 	struct rtc *rtc;
 	struct ged *ged;
+	struct io_source *button_timer; /* armed while the guest has not taken a press of the button */
 
 	/* Virtio devices in the order of their slots: the disks, then the balloon. */
 	struct irq_line virtio_irqs[LAYOUT_VIRTIO_MAX];

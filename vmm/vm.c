@@ -157,6 +157,18 @@ static int vm_build(struct vm *vm, struct errmsg *err)
 	return vcpu_set_new(&vcpus, &vm->boot, err, &vm->vcpus);
 }
 
+#define BUTTON_REMINDER_NS 1000000000
+
+static void on_button_timer(void *arg, uint32_t events)
+{
+	struct vm *vm = arg;
+
+	(void)events;
+	if (ged_remind(vm->ged) && io_timer_set(vm->button_timer, BUTTON_REMINDER_NS) < 0) {
+		/* Then this reminder was the last. */
+	}
+}
+
 int vm_new(const struct vm_config *config, struct io_loop *loop, struct console *console, struct errmsg *err,
 	   struct vm **ret)
 {
@@ -173,6 +185,9 @@ int vm_new(const struct vm_config *config, struct io_loop *loop, struct console 
 	for (size_t i = 0; i < ARRAY_SIZE(vm->virtio_irqs); i++)
 		vm->virtio_irqs[i].fd = -1;
 	pthread_mutex_init(&vm->mutex, NULL);
+	r = io_timer_new(loop, on_button_timer, vm, &vm->button_timer);
+	if (r < 0)
+		return r;
 	r = vm_build(vm, err);
 	if (r < 0)
 		return r;
@@ -185,6 +200,7 @@ void vm_free(struct vm *vm)
 	if (!vm)
 		return;
 	vcpu_set_free(vm->vcpus);
+	io_source_free(vm->button_timer);
 	vm_devices_free(vm);
 	/* KVM lets go of guest memory before it is unmapped. */
 	kvm_close(&vm->kvm);
@@ -238,6 +254,10 @@ enum vm_state vm_state(struct vm *vm)
 void vm_power_button(struct vm *vm)
 {
 	ged_power_button(vm->ged);
+	/* A guest that still boots has no driver for it yet, and would never see an edge that came before. */
+	if (io_timer_set(vm->button_timer, BUTTON_REMINDER_NS) < 0) {
+		/* Then the edge just raised is the only one. */
+	}
 }
 
 void vm_pause(struct vm *vm)
@@ -246,10 +266,14 @@ void vm_pause(struct vm *vm)
 	vm->pauses++;
 	pthread_mutex_unlock(&vm->mutex);
 	vcpu_set_pause(vm->vcpus);
+	for (size_t i = 0; i < vm->transport_count; i++)
+		virtio_mmio_hold(vm->transports[i]);
 }
 
 void vm_resume(struct vm *vm)
 {
+	for (size_t i = 0; i < vm->transport_count; i++)
+		virtio_mmio_release(vm->transports[i]);
 	vcpu_set_resume(vm->vcpus);
 	pthread_mutex_lock(&vm->mutex);
 	vm->pauses--;

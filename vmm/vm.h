@@ -59,10 +59,11 @@ enum vm_end vm_ended(struct vm *vm);
 const char *vm_end_detail(struct vm *vm);
 enum vm_state vm_state(struct vm *vm);
 
-/* Press the ACPI power button. */
+/* Press the ACPI power button, again and again until the guest has noticed. Context: the loop's thread. */
 void vm_power_button(struct vm *vm);
 
-/* Stop and resume the vCPUs; nests; any thread but a vCPU's and the loop's. */
+/* Stop and resume the vCPUs and the devices: in between nobody of ours writes guest memory. Nests; any thread but a vCPU's and
+ * the loop's; waits for disk I/O in flight. */
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 

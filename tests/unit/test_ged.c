@@ -81,6 +81,22 @@ TEST(button)
 	assert_int_equal(f->offs + f->resets, 0);
 }
 
+/* An edge that the guest could not take is raised again until it reads the register. */
+TEST(button_is_remembered)
+{
+	struct fixture *f = *state;
+	uint64_t n = 0;
+
+	assert_false(ged_remind(f->g));
+	assert_int_equal(read(f->irq, &n, sizeof(n)), -1);
+	ged_power_button(f->g);
+	assert_int_equal(read(f->irq, &n, sizeof(n)), sizeof(n)); /* lost on a masked pin */
+	assert_true(ged_remind(f->g));
+	assert_int_equal(read(f->irq, &n, sizeof(n)), sizeof(n));
+	assert_int_equal(in(f, LAYOUT_GED_EVENT), GED_EVENT_POWER_BUTTON);
+	assert_false(ged_remind(f->g));
+}
+
 TEST(power_off)
 {
 	struct fixture *f = *state;
@@ -112,7 +128,7 @@ TEST(resets)
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-	const struct CMUnitTest tests[] = {T(button), T(power_off), T(resets)};
+	const struct CMUnitTest tests[] = {T(button), T(button_is_remembered), T(power_off), T(resets)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -521,6 +521,38 @@ static void hostile_requests(void **state)
 }
 
 /* After the status write returned nothing changes guest memory any more. */
+/* What was in flight is finished when the hold begins; what comes then stays in the ring, and is served after it. */
+static void held_device_leaves_memory_alone(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_true(driver_start(&f->d, FLUSH, 128));
+	fill(f, DATA, 8 * SECTOR, 3);
+	assert_int_equal(request(f, VIRTIO_BLK_T_OUT, 5, DATA, 8 * SECTOR), VIRTIO_BLK_S_OK);
+	for (unsigned slot = 0; slot < 8; slot++) {
+		prepare(f, slot, VIRTIO_BLK_T_IN, 5, DATA + 0x10000 + slot * 0x1000, 8 * SECTOR);
+		driver_send(&f->d, 0, (uint16_t)(3 * slot));
+	}
+	driver_loop(&f->d);
+	virtio_mmio_hold(f->d.mmio);
+	virtio_mmio_hold(f->d.mmio); /* nests */
+	assert_int_equal(stats(f).in_flight, 0);
+	memset(driver_ptr(&f->d, DATA + 0x20000, SECTOR), 0x55, SECTOR);
+	prepare(f, 20, VIRTIO_BLK_T_IN, 5, DATA + 0x20000, SECTOR);
+	driver_send(&f->d, 0, 60);
+	driver_loop(&f->d);
+	virtio_mmio_release(f->d.mmio);
+	driver_loop(&f->d);
+	assert_int_equal(answer(f, 20), PENDING);
+	assert_int_equal(*(uint8_t *)driver_ptr(&f->d, DATA + 0x20000, 1), 0x55);
+	virtio_mmio_release(f->d.mmio);
+	assert_true(driver_wait(&f->d, 0, 9));
+	assert_int_equal(answer(f, 20), VIRTIO_BLK_S_OK);
+	assert_image(f, 5, DATA + 0x20000, SECTOR);
+	for (unsigned slot = 0; slot < 8; slot++)
+		assert_image(f, 5, DATA + 0x10000 + slot * 0x1000, 8 * SECTOR);
+}
+
 static void reset_rounds(struct fixture *f, unsigned rounds)
 {
 	struct driver_queue *q = &f->d.queues[0];
@@ -621,7 +653,7 @@ int main(int argc, char **argv)
 		T(image_that_shrinks),	T(host_errors),	     T(errors_reach_the_guest),
 		T(many_at_once),	T(more_than_slots),  T(direct_io),
 		T(write_through),	T(hostile_requests), T(reset_in_flight),
-		T(stopping_a_queue),	T(configuration),
+		T(stopping_a_queue),	T(configuration),    T(held_device_leaves_memory_alone),
 	};
 
 	engine = argc > 1 && strcmp(argv[1], "io_uring") == 0 ? BLK_ENGINE_IO_URING : BLK_ENGINE_PLAIN;

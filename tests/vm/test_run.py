@@ -199,6 +199,7 @@ class Detached(RunTest):
             poll(lambda: f" {vm.pid} running" in self.sardine("ps").stdout, "it runs, and its lock says who", 20)
             self.assertEqual({os.readlink(f"/proc/{vm.pid}/fd/{fd}") for fd in range(3)}, {"/dev/null"})
         finally:
+            self.sardine("kill", "vm")
             vm.kill()
             vm.wait()
 

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The signal mask of threads that leave signals to the main thread. */
+#ifndef SARDINE_BASE_SIGNALS_H
+#define SARDINE_BASE_SIGNALS_H
+
+#include <signal.h>
+
+/*
+ * All signals but those that a fault of the thread itself raises: the kernel kills a process whose thread blocks
+ * its own fault without running the handler, which gives the terminal back.
+ */
+static inline void signals_fill_but_faults(sigset_t *set)
+{
+	static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
+
+	sigfillset(set);
+	for (unsigned i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+		sigdelset(set, faults[i]);
+}
+
+#endif
