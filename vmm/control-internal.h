@@ -19,6 +19,7 @@ struct control_client {
 	struct io_source *source;
 	int passed_fd; /* got by SCM_RIGHTS and not yet used; -1: none */
 	bool input_ended;
+	bool deaf;			  /* takes no more answers */
 	bool closing;			  /* goes once its output is written */
 	unsigned working;		  /* requests that a thread works on */
 	json_t *waits[CONTROL_WAITS_MAX]; /* ids of requests answered at the VM's end */

@@ -20,7 +20,8 @@
  * All of it runs on the loop's thread and nothing here waits: a client has one buffer for the line it is
  * sending and one for answers it has not read. A line too long, too many unread answers, or an answer left
  * unread for 10 seconds end the connection; a line that is no request gets an error for an answer. A client
- * that shut down its sending side stays until it has its answers.
+ * that shut down its sending side stays until it has its answers; of one that left, all complete lines are
+ * still worked on, without answers.
  *
  * Per wakeup a client is given one read and a few requests, so that one that floods does not keep the loop
  * from the devices; lines left over are taken up in the next round by asking for EPOLLOUT, which an idle
@@ -61,8 +62,8 @@ static void client_free(struct control_client *client)
 	free(client);
 }
 
-/* Write what the socket takes. Return: false when the client is gone. */
-static bool client_flush(struct control_client *client)
+/* Write what the socket takes. Of a client that is gone the answers are dropped: what it asked still counts. */
+static void client_flush(struct control_client *client)
 {
 	size_t done = 0;
 
@@ -74,8 +75,11 @@ static bool client_flush(struct control_client *client)
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			break;
-		if (n < 0)
-			return false;
+		if (n < 0) {
+			client->deaf = true;
+			done = client->out_len;
+			break;
+		}
 		done += (size_t)n;
 	}
 	if (done || !client->out_len)
@@ -87,14 +91,13 @@ static bool client_flush(struct control_client *client)
 		free(TAKE_PTR(client->out));
 		client->out_size = 0;
 	}
-	return true;
 }
 
 static void client_queue(struct control_client *client, const char *line)
 {
 	size_t len = strlen(line);
 
-	if (client->closing)
+	if (client->closing || client->deaf)
 		return;
 	if (len > CONTROL_OUTPUT_MAX - client->out_len) {
 		client->closing = true; /* it does not read: not even this */
@@ -297,8 +300,11 @@ void control_client_settle(struct control_client *client)
 	bool waits = client->wait_count > 0 || client->working > 0;
 	uint32_t events = 0;
 
-	if (!client_flush(client) ||
-	    (client->out_len == 0 && (client->closing || (client->input_ended && !more && !waits)))) {
+	client_flush(client);
+	/* Nobody is there to wait for what takes time. */
+	if (client->deaf)
+		waits = false;
+	if (client->out_len == 0 && (client->closing || (client->input_ended && !more && !waits))) {
 		client_free(client);
 		return;
 	}
@@ -317,8 +323,10 @@ static void client_event(void *arg, uint32_t events)
 {
 	struct control_client *client = arg;
 
-	/* Both directions are closed: nobody is there to read an answer. What it sent still counts. */
-	bool gone = (events & (EPOLLHUP | EPOLLERR)) && !(events & EPOLLIN);
+	/* Both directions are closed: nobody is there to read an answer. What it sent still counts: while a
+	 * line is left EPOLLIN is not asked for, so there may be more to read than the lines. */
+	bool gone = (events & (EPOLLHUP | EPOLLERR)) && !(events & EPOLLIN) &&
+		    (client->closing || !has_line(client));
 
 	if (gone || ((events & EPOLLIN) && !client_read(client))) {
 		client_free(client);
@@ -468,8 +476,6 @@ void control_ended(struct control *control, const char *end, const char *detail)
 	struct control_client *next;
 
 	for (struct control_client *client = control->clients; client; client = next) {
-		bool alive = true;
-
 		next = client->next;
 		for (unsigned i = 0; i < client->wait_count; i++) {
 			control_answer(client, client->waits[i],
@@ -477,7 +483,7 @@ void control_ended(struct control *control, const char *end, const char *detail)
 			json_decref(client->waits[i]);
 		}
 		client->wait_count = 0;
-		while (alive && (alive = client_flush(client)) && client->out_len) {
+		for (client_flush(client); client->out_len; client_flush(client)) {
 			struct pollfd p = {.fd = client->fd, .events = POLLOUT};
 			uint64_t now = now_ns();
 

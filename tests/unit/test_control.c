@@ -7,161 +7,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include "base/fs.h"
 #include "base/size.h"
-#include "tests/unit/loop-thread.h"
-#include "tests/unit/tempdir.h"
-#include "tests/unit/test.h"
-#include "vmm/control-internal.h"
-
-/* The VM: counts what it is asked. */
-struct fake_vm {
-	atomic_uint presses;
-	atomic_uint kills;
-	atomic_ullong balloon_bytes;
-	int balloon_result;
-	int console_result;
-	atomic_bool usage_wait;
-	atomic_int usage_result;
-	atomic_uint usages;
-	atomic_bool dump_go; /* the dump waits for it */
-	atomic_uint dumps_cancelled;
-};
-
-struct fixture {
-	struct tempdir dir;
-	struct loop_thread t;
-	struct control *control;
-	struct fake_vm vm;
-	char path[256];
-};
-
-static json_t *fake_stats(void *arg)
-{
-	(void)arg;
-	return json_pack("{s:s}", "state", "running");
-}
-
-static int fake_usage(void *arg, struct vm_usage *ret)
-{
-	struct fake_vm *vm = arg;
-
-	atomic_fetch_add(&vm->usages, 1);
-	while (atomic_load(&vm->usage_wait))
-		nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
-	*ret = (struct vm_usage){.configured = 7};
-	return atomic_load(&vm->usage_result);
-}
-
-static void fake_press(void *arg)
-{
-	atomic_fetch_add(&((struct fake_vm *)arg)->presses, 1);
-}
-
-static void fake_kill(void *arg)
-{
-	atomic_fetch_add(&((struct fake_vm *)arg)->kills, 1);
-}
-
-static int fake_balloon(void *arg, uint64_t bytes)
-{
-	struct fake_vm *vm = arg;
-
-	atomic_store(&vm->balloon_bytes, bytes);
-	return vm->balloon_result;
-}
-
-static int fake_dump(void *arg, int fd, enum dump_format format, const atomic_bool *cancel,
-		     struct errmsg *err, struct dump_result *ret)
-{
-	struct fake_vm *vm = arg;
-
-	while (!atomic_load(&vm->dump_go) && !atomic_load(cancel))
-		nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
-	if (atomic_load(cancel)) {
-		atomic_fetch_add(&vm->dumps_cancelled, 1);
-		return errmsg_set(err, -ECANCELED, "cancelled");
-	}
-	ret->data_bytes = 3;
-	ret->file_bytes = 5;
-	if (format == DUMP_RAW)
-		return errmsg_set(err, -ENOSPC, "cannot write: no space");
-	return pwrite_full(fd, "abc", 3, 0);
-}
-
-static int fake_console(void *arg, int fd, const void *prefix, size_t prefix_len, const void *input,
-			size_t input_len)
-{
-	struct fake_vm *vm = arg;
-	int r = vm->console_result;
-
-	if (r == 0 && (send(fd, prefix, prefix_len, 0) < 0 || send(fd, "history|", 8, 0) < 0 ||
-		       (input_len && send(fd, input, input_len, 0) < 0)))
-		r = -errno;
-	close(fd);
-	return r;
-}
-
-static const struct control_ops fake_ops = {
-	.stats = fake_stats,
-	.usage = fake_usage,
-	.power_button = fake_press,
-	.kill = fake_kill,
-	.balloon = fake_balloon,
-	.dump = fake_dump,
-	.console = fake_console,
-};
-
-static void fixture_start(struct fixture *f)
-{
-	struct errmsg err = {0};
-
-	*f = (struct fixture){.dir = tempdir_make()};
-	snprintf(f->path, sizeof(f->path), "%s/a.sock", f->dir.path);
-	assert_int_equal(io_loop_new(&f->t.loop), 0);
-	assert_int_equal(control_new(f->t.loop, f->path, "web1", &fake_ops, &f->vm, &err, &f->control), 0);
-	loop_thread_start(&f->t);
-}
-
-static void fixture_stop(struct fixture *f)
-{
-	struct stat st;
-
-	loop_thread_stop(&f->t);
-	control_free(f->control);
-	io_loop_free(f->t.loop);
-	assert_int_equal(lstat(f->path, &st), -1); /* the socket is removed */
-	tempdir_remove(&f->dir);
-}
-
-/* One line; "" at the end of the stream or the deadline. */
-static const char *get_line(int fd)
-{
-	static char buf[CONTROL_OUTPUT_MAX + 4096];
-	size_t len = 0;
-
-	while (len < sizeof(buf) - 1 && test_read(fd, buf + len, 1) == 1)
-		if (buf[len++] == '\n')
-			break;
-	buf[len] = '\0';
-	return buf;
-}
-
-static int join(struct fixture *f)
-{
-	int fd;
-
-	assert_int_equal(unix_connect(f->path, &fd), 0);
-	assert_non_null(strstr(get_line(fd), "\"protocol\""));
-	return fd;
-}
-
-static void send_text(int fd, const char *text)
-{
-	assert_int_equal(write_full(fd, text, strlen(text)), 0);
-}
+#include "tests/unit/control-vm.h"
 
 static void send_fd(int fd, const char *text, const int *fds, size_t count)
 {
@@ -183,6 +32,26 @@ static void send_fd(int fd, const char *text, const int *fds, size_t count)
 	c->cmsg_len = CMSG_LEN(count * sizeof(int));
 	memcpy(CMSG_DATA(c), fds, count * sizeof(int));
 	assert_int_equal(sendmsg(fd, &msg, 0), strlen(text));
+}
+
+struct clients_call {
+	struct control *control;
+	unsigned count;
+};
+
+static void clients_run(void *arg)
+{
+	struct clients_call *c = arg;
+
+	c->count = c->control->client_count;
+}
+
+static unsigned clients(struct fixture *f)
+{
+	struct clients_call c = {.control = f->control};
+
+	loop_thread_call(&f->t, clients_run, &c);
+	return c.count;
 }
 
 TEST(greets)
@@ -284,6 +153,49 @@ TEST(requests_may_come_in_pieces_and_heaps)
 	}
 	assert_string_equal(get_line(fd), "");
 	close(fd);
+	fixture_stop(&f);
+}
+
+static bool pressed_400_times(void *arg)
+{
+	return atomic_load(&((struct fixture *)arg)->vm.presses) >= 400;
+}
+
+static bool no_clients(void *arg)
+{
+	return clients(arg) == 0;
+}
+
+/* More than one round's requests, and more than one read takes; the client reads no answer. */
+TEST(requests_of_a_client_that_left_count)
+{
+	static const char press[] = "{\"id\":1,\"cmd\":\"power-button\"}\n";
+	struct fixture f;
+	char buf[400 * sizeof(press)];
+	size_t len = 0;
+	int fd;
+
+	fixture_start(&f);
+	for (unsigned i = 0; i < 400; i++)
+		len += (size_t)sprintf(buf + len, "%s", press);
+	strcpy(buf + len, "{\"id\":2,\"cmd\":\"kill\"}"); /* not a whole line */
+	for (unsigned i = 0; i < 4; i++) {
+		atomic_store(&f.vm.presses, 0);
+		fd = join(&f);
+		if (i & 1) /* with what takes time: nobody waits for it any more */
+			send_text(fd, "{\"id\":3,\"cmd\":\"wait\"}\n{\"id\":4,\"cmd\":\"stats\"}\n");
+		send_text(fd, buf);
+		if (i & 2) /* it takes no answers, and stays for a while */
+			shutdown(fd, SHUT_RD);
+		else
+			close(fd);
+		assert_true(test_wait(pressed_400_times, &f));
+		assert_int_equal(atomic_load(&f.vm.presses), 400);
+		if (i & 2)
+			close(fd);
+		assert_true(test_wait(no_clients, &f));
+	}
+	assert_int_equal(atomic_load(&f.vm.kills), 0);
 	fixture_stop(&f);
 }
 
@@ -630,6 +542,7 @@ int main(void)
 		cmocka_unit_test(greets),
 		cmocka_unit_test(answers),
 		cmocka_unit_test(requests_may_come_in_pieces_and_heaps),
+		cmocka_unit_test(requests_of_a_client_that_left_count),
 		cmocka_unit_test(long_line_ends_the_connection_and_no_other),
 		cmocka_unit_test(client_that_never_reads_is_dropped),
 		cmocka_unit_test(clients_are_bounded),
