@@ -17,6 +17,10 @@
  * thread of ours to do anything: the kernel finishes I/O that another thread submitted by interrupting that
  * thread.
  *
+ * Buffers that O_DIRECT does not take as they lie are bounced: the job gets an aligned buffer of at most
+ * BOUNCE_BYTES until it ends, and goes through it in as many steps as that needs. So a guest cannot have more
+ * than BLK_JOBS_MAX of them.
+ *
  * When the kernel refuses a submission for good (memory), the engine waits for what is in flight, and carries
  * on plainly until the VM ends. Entries that were prepared but not taken are dropped with the ring, and their
  * jobs done plainly.
@@ -39,8 +43,12 @@
 #define ZERO_BYTES     65536u
 #define ZERO_STEP_IOVS 16
 
+/* Of a buffer in place of misaligned ones; a multiple of any alignment. */
+#define BOUNCE_BYTES 65536u
+_Static_assert(BOUNCE_BYTES % BLK_ALIGN_MAX == 0, "steps of a job stay aligned");
+
 /* Read only ever, so it stays one shared page of zeroes to the host. Aligned for direct I/O. */
-static const uint8_t zeroes[ZERO_BYTES] __attribute__((aligned(4096)));
+static const uint8_t zeroes[ZERO_BYTES] __attribute__((aligned(BLK_ALIGN_MAX)));
 
 static const int fallocate_modes[BLK_OPS] = {
 	[BLK_OP_DISCARD] = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
@@ -127,21 +135,41 @@ static void step_zeroes(const struct blk_job *job, struct step *step)
 	step->iov = step->zero_iov;
 }
 
-static void step_prepare(struct blk_engine *e, const struct blk_job *job, struct step *step)
+/* Set the next step of a job up to go through its bounce buffer, which it gets with its first one. */
+static int step_bounce(struct blk_engine *e, struct blk_job *job, struct step *step)
+{
+	size_t n = job->bytes < BOUNCE_BYTES ? (size_t)job->bytes : BOUNCE_BYTES;
+
+	/* Later steps are never larger. */
+	if (!job->bounce.iov_base && posix_memalign(&job->bounce.iov_base, BLK_ALIGN_MAX, n) != 0) {
+		job->bounce.iov_base = NULL;
+		return -ENOMEM;
+	}
+	job->bounce.iov_len = n;
+	if (job->op == BLK_OP_WRITE)
+		iov_copy_out(job->iov, job->iov_count, 0, job->bounce.iov_base, n);
+	step->iov = &job->bounce;
+	step->iov_count = 1;
+	e->misaligned++;
+	return 0;
+}
+
+/* Return: 0 or -ENOMEM. */
+static int step_prepare(struct blk_engine *e, struct blk_job *job, struct step *step)
 {
 	step->fd = e->image->fd;
 	step->rw_flags = job->write_through && job->op != BLK_OP_READ ? RWF_DSYNC : 0;
 	if (!op_transfers(job->op))
-		return;
+		return 0;
 	if (job->op == BLK_OP_WRITE_ZEROES) {
 		step_zeroes(job, step);
-	} else {
-		step->iov = job->iov;
-		step->iov_count = job->iov_count;
+		return 0;
 	}
-	step->fd = blk_image_fd_for(e->image, step->iov, step->iov_count, job->offset);
-	if (step->fd != e->image->fd)
-		e->misaligned++;
+	if (job->bounce.iov_base || !blk_image_takes_buffers(e->image, job->iov, job->iov_count))
+		return step_bounce(e, job, step);
+	step->iov = job->iov;
+	step->iov_count = job->iov_count;
+	return 0;
 }
 
 static int64_t step_run(const struct blk_job *job, const struct step *step)
@@ -292,17 +320,27 @@ void blk_engine_start(struct blk_engine *e, struct blk_job *job)
 	ready_add(e, job);
 }
 
+static void job_end(struct blk_engine *e, struct blk_job *job, int result)
+{
+	free(job->bounce.iov_base);
+	job->bounce.iov_base = NULL;
+	e->in_flight--;
+	e->done(e->arg, job, result);
+}
+
 /* A step of a job has finished: the job goes on or ends. */
 static void job_stepped(struct blk_engine *e, struct blk_job *job, int64_t result)
 {
-	int r = blk_job_advance(job, result);
+	int r;
 
-	if (r > 0) {
+	if (job->bounce.iov_base && job->op == BLK_OP_READ && result > 0 &&
+	    (uint64_t)result <= job->bounce.iov_len)
+		iov_copy_in(job->iov, job->iov_count, job->bounce.iov_base, (size_t)result);
+	r = blk_job_advance(job, result);
+	if (r > 0)
 		ready_add(e, job);
-		return;
-	}
-	e->in_flight--;
-	e->done(e->arg, job, r);
+	else
+		job_end(e, job, r);
 }
 
 static void submit_plain(struct blk_engine *e)
@@ -311,9 +349,9 @@ static void submit_plain(struct blk_engine *e)
 
 	while ((job = ready_take(e))) {
 		struct step step = {0};
+		int r = step_prepare(e, job, &step);
 
-		step_prepare(e, job, &step);
-		job_stepped(e, job, step_run(job, &step));
+		job_stepped(e, job, r < 0 ? r : step_run(job, &step));
 	}
 }
 
@@ -359,15 +397,20 @@ static void submit_ring(struct blk_engine *e)
 	struct blk_job *job;
 
 	while (count < BLK_JOBS_MAX && (job = ready_take(e))) {
-		struct io_uring_sqe *sqe = io_uring_get_sqe(&e->ring);
+		struct io_uring_sqe *sqe;
 		struct step step = {0};
+		int r = step_prepare(e, job, &step);
 
+		if (r < 0) {
+			job_end(e, job, r);
+			continue;
+		}
+		sqe = io_uring_get_sqe(&e->ring);
 		/* There are as many entries as jobs, and each batch is taken whole. */
 		if (!sqe) {
 			ready_add(e, job);
 			break;
 		}
-		step_prepare(e, job, &step);
 		step_entry(job, &step, sqe);
 		io_uring_sqe_set_data(sqe, job);
 		batch[count++] = job;

@@ -35,6 +35,7 @@ struct blk_job {
 	unsigned iov_count;
 	uint64_t offset;
 	uint64_t bytes;	      /* left; 0 for SYNC */
+	struct iovec bounce;  /* the engine's: an aligned buffer in place of iov, and its part in this step */
 	unsigned retries;     /* of steps that were interrupted */
 	struct blk_job *next; /* while it waits to be submitted */
 };
@@ -50,7 +51,7 @@ struct blk_engine {
 	unsigned in_flight; /* jobs that were started and have not ended */
 	unsigned in_kernel; /* of them, those with an entry in the ring */
 	struct blk_job *ready, **ready_tail; /* jobs whose next step is to be prepared */
-	uint64_t misaligned;
+	uint64_t misaligned;		     /* steps that were bounced */
 };
 
 /**

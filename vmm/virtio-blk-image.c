@@ -4,11 +4,15 @@
  * An image whose size is no multiple of 512 bytes is refused: rounding down would hide the last bytes of what
  * is most likely the wrong file or a cut one, rounding up would write beyond its end.
  *
- * direct=on: the kernel wants offsets, lengths and buffers aligned, and guests need not care (they may send
- * any buffers, and sectors of 512 bytes to a disk of 4096). Such transfers take a second descriptor of the
- * same file without O_DIRECT. The kernel keeps both views of a file coherent: a direct read writes dirty
- * cache back first, a direct write drops the cached range. No bounce buffers, whose size a guest would
- * choose.
+ * direct=on: the kernel wants offsets, lengths and buffers aligned.
+ *
+ *   offsets and lengths   their unit is the logical block size that the guest is told, so only a guest that
+ *                         ignores it sends others: I/O errors (virtio-blk.c).
+ *   buffers               may lie anywhere (virtio 1.2, 2.7.4): the engine copies, a bounded piece at a time.
+ *
+ * Never by a second descriptor without O_DIRECT: the page cache and asynchronous direct I/O on one file are
+ * not coherent. A direct write that cannot drop a cached page next to it, dirty meanwhile, is reported as a
+ * lost write, and fdatasync fails.
  */
 #include "vmm/virtio-blk-image.h"
 
@@ -97,7 +101,8 @@ static int measure(int fd, const char *path, struct blk_image *image, struct err
 		image->bytes = (uint64_t)st.st_size;
 		image->logical_bytes = BLK_SECTOR_BYTES;
 		/* What network and copy-on-write file systems like even better is no property of a disk. */
-		image->physical_bytes = st.st_blksize >= FILE_BLOCK_BYTES ? FILE_BLOCK_BYTES : BLK_SECTOR_BYTES;
+		image->physical_bytes =
+			st.st_blksize >= FILE_BLOCK_BYTES ? FILE_BLOCK_BYTES : BLK_SECTOR_BYTES;
 	} else if (S_ISBLK(st.st_mode)) {
 		unsigned physical = 0;
 		int logical = 0;
@@ -128,7 +133,7 @@ static bool is_power_of_two(uint32_t n)
 	return n && !(n & (n - 1));
 }
 
-static void measure_direct(int fd, struct blk_image *image)
+static int measure_direct(int fd, const char *path, struct blk_image *image, struct errmsg *err)
 {
 	struct statx sx;
 	struct statx_dio dio = {0};
@@ -136,30 +141,37 @@ static void measure_direct(int fd, struct blk_image *image)
 	image->memory_align = DIRECT_ALIGN_DEFAULT;
 	image->offset_align = DIRECT_ALIGN_DEFAULT;
 	memset(&sx, 0, sizeof(sx));
-	if (statx(fd, "", AT_EMPTY_PATH, STATX_DIO_MASK, &sx) < 0 || !(sx.stx_mask & STATX_DIO_MASK))
-		return;
-	memcpy(&dio, (const char *)&sx + STATX_DIO_OFFSET, sizeof(dio));
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_DIO_MASK, &sx) == 0 && (sx.stx_mask & STATX_DIO_MASK))
+		memcpy(&dio, (const char *)&sx + STATX_DIO_OFFSET, sizeof(dio));
 	if (is_power_of_two(dio.mem_align) && is_power_of_two(dio.offset_align)) {
 		image->memory_align = dio.mem_align;
 		image->offset_align = dio.offset_align;
 	}
-}
-
-/* Another open file of the same image, without O_DIRECT. OFD locks are of the first one and stay. */
-static int open_buffered(int fd, bool read_only)
-{
-	char path[64];
-	int r;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	r = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
-	return r < 0 ? -errno : r;
+	if (image->memory_align > BLK_ALIGN_MAX || image->offset_align > BLK_ALIGN_MAX)
+		return errmsg_set(err, -ENOTSUP,
+				  "--disk %s: O_DIRECT takes units of %u bytes here, at most %u are "
+				  "supported; use direct=off",
+				  path,
+				  image->offset_align > image->memory_align ? image->offset_align
+									    : image->memory_align,
+				  BLK_ALIGN_MAX);
+	if (image->bytes % image->offset_align)
+		return errmsg_set(err, -EINVAL,
+				  "--disk %s: %llu bytes are no multiple of %u, which O_DIRECT needs; pad it "
+				  "with truncate -s %%%u, or use direct=off",
+				  path, (unsigned long long)image->bytes, image->offset_align,
+				  image->offset_align);
+	if (image->logical_bytes < image->offset_align)
+		image->logical_bytes = image->offset_align;
+	if (image->physical_bytes < image->logical_bytes)
+		image->physical_bytes = image->logical_bytes;
+	return 0;
 }
 
 int blk_image_open(const char *path, bool read_only, bool direct, struct errmsg *err, struct blk_image *ret)
 {
 	cleanup(blk_image_close) struct blk_image image = {
-		.fd = -1, .buffered_fd = -1, .read_only = read_only, .direct = direct};
+		.fd = -1, .read_only = read_only, .direct = direct};
 	int r;
 
 	image.fd = open_image(path, read_only, err);
@@ -172,11 +184,9 @@ int blk_image_open(const char *path, bool read_only, bool direct, struct errmsg 
 	if (r < 0)
 		return r;
 	if (direct) {
-		image.buffered_fd = open_buffered(image.fd, read_only);
-		if (image.buffered_fd < 0)
-			return errmsg_set(err, image.buffered_fd, "--disk %s: cannot open again: %s", path,
-					  strerror(-image.buffered_fd));
-		measure_direct(image.fd, &image);
+		r = measure_direct(image.fd, path, &image, err);
+		if (r < 0)
+			return r;
 	}
 	r = set_flags(image.fd, read_only, direct);
 	if (r == -EINVAL && direct)
@@ -186,28 +196,28 @@ int blk_image_open(const char *path, bool read_only, bool direct, struct errmsg 
 		return errmsg_set(err, r, "--disk %s: cannot set flags: %s", path, strerror(-r));
 	*ret = image;
 	image.fd = -1;
-	image.buffered_fd = -1;
 	return 0;
 }
 
 void blk_image_close(struct blk_image *image)
 {
 	close_fd_p(&image->fd);
-	close_fd_p(&image->buffered_fd);
 	image->fd = -1;
-	image->buffered_fd = -1;
 }
 
-int blk_image_fd_for(const struct blk_image *image, const struct iovec *iov, unsigned count, uint64_t offset)
+bool blk_image_takes_range(const struct blk_image *image, uint64_t offset, uint64_t bytes)
+{
+	return !image->direct || !((offset | bytes) & (image->offset_align - 1));
+}
+
+bool blk_image_takes_buffers(const struct blk_image *image, const struct iovec *iov, unsigned count)
 {
 	if (!image->direct)
-		return image->fd;
-	if (offset & (image->offset_align - 1))
-		return image->buffered_fd;
+		return true;
 	for (unsigned i = 0; i < count; i++) {
 		if ((uintptr_t)iov[i].iov_base & (image->memory_align - 1) ||
 		    iov[i].iov_len & (image->offset_align - 1))
-			return image->buffered_fd;
+			return false;
 	}
-	return image->fd;
+	return true;
 }

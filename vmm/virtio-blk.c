@@ -8,6 +8,7 @@
  * answered:
  *
  *   outside the disk, not whole sectors, above the size limit, write to a read-only disk    IOERR
+ *   with direct, not whole blocks of the blk_size it was told                               IOERR
  *   unknown type, unknown flags of discard and write-zeroes, more ranges than offered       UNSUPP
  *   the host's I/O fails, an image that shrank (short transfer)                             IOERR
  *
@@ -156,10 +157,11 @@ static void request_start(struct virtio_blk *blk, struct blk_request *req)
 	blk_engine_start(&blk->engine, &req->job);
 }
 
-/* Whether [sector, sector + sectors) lies on the disk. */
+/* Whether [sector, sector + sectors) lies on the disk, in units that the image takes. */
 static bool on_disk(const struct virtio_blk *blk, uint64_t sector, uint64_t sectors)
 {
-	return range_fits(sector, sectors, blk->image.bytes / BLK_SECTOR_BYTES);
+	return range_fits(sector, sectors, blk->image.bytes / BLK_SECTOR_BYTES) &&
+	       blk_image_takes_range(&blk->image, sector * BLK_SECTOR_BYTES, sectors * BLK_SECTOR_BYTES);
 }
 
 /* IN and OUT. Return: 0 when it was started, else the status to answer. */
@@ -486,7 +488,6 @@ int virtio_blk_new(const struct virtio_blk_options *options, const struct guest_
 	if (!blk)
 		return -ENOMEM;
 	blk->image.fd = -1;
-	blk->image.buffered_fd = -1;
 	blk->engine.event_fd = -1;
 	r = blk_image_open(options->path, options->read_only, options->direct, err, &blk->image);
 	if (r < 0)

@@ -38,7 +38,7 @@ struct virtio_blk_stats {
 	enum blk_engine_kind engine; /* the one in use, never auto */
 	uint64_t reads, writes, flushes, discards, write_zeroes;
 	uint64_t read_bytes, write_bytes;
-	uint64_t misaligned; /* steps of direct=on that went through the page cache */
+	uint64_t misaligned; /* steps of direct=on that were copied through an aligned buffer */
 	uint64_t in_flight;
 	struct virtio_counters virtio;
 };
@@ -55,6 +55,9 @@ struct virtio_blk_stats {
  * A writable image is locked for this process alone (OFD write lock), a read-only one is shared with other
  * readers (OFD read lock). Regular files and block devices are taken; the size is a multiple of 512 bytes
  * above 0.
+ *
+ * With direct, offsets and lengths that are no multiple of the logical block size told to the guest (blk_size,
+ * which is what O_DIRECT needs) are answered with IOERR; buffers may lie anywhere.
  *
  * Context: the loop's thread, or before it runs.
  * Return: 0; -EBUSY when it is locked by somebody else; -EINVAL for a file that is no image; -ENOTSUP for

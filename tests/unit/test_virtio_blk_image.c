@@ -118,7 +118,7 @@ static void locks(void **state)
 	blk_image_close(&a); /* twice is harmless */
 }
 
-/* The lock covers the file by whichever name, and with the second descriptor of direct=on too. */
+/* The lock covers the file by whichever name, and with direct=on too. */
 static void locks_by_other_names(void **state)
 {
 	struct fixture *f = *state;
@@ -129,7 +129,6 @@ static void locks_by_other_names(void **state)
 	snprintf(other, sizeof(other), "%s/y.img", f->dir);
 	assert_int_equal(link(f->path, other), 0);
 	opened(f->path, false, true, &a);
-	assert_true(a.buffered_fd >= 0);
 	refused(other, false, false, -EBUSY, "in use");
 	blk_image_close(&a);
 	unlink(other);
@@ -147,30 +146,47 @@ static void flags(void **state)
 	blk_image_close(&a);
 	opened(f->path, false, true, &a);
 	assert_int_equal(fcntl(a.fd, F_GETFL) & (O_ACCMODE | O_NONBLOCK | O_DIRECT), O_RDWR | O_DIRECT);
-	assert_int_equal(fcntl(a.buffered_fd, F_GETFL) & (O_ACCMODE | O_DIRECT), O_RDWR);
-	assert_int_equal(fcntl(a.buffered_fd, F_GETFD), FD_CLOEXEC);
+	/* The guest is told of sectors that O_DIRECT takes. */
+	assert_true(blk_image_takes_range(&a, a.logical_bytes, a.logical_bytes));
+	assert_true(a.physical_bytes >= a.logical_bytes);
 	blk_image_close(&a);
 }
 
 static void alignment(void **state)
 {
 	static char buf[8192] __attribute__((aligned(4096)));
-	const struct blk_image direct = {
-		.fd = 1, .buffered_fd = 2, .direct = true, .memory_align = 4, .offset_align = 512};
-	const struct blk_image plain = {.fd = 1, .buffered_fd = -1};
+	const struct blk_image direct = {.fd = 1, .direct = true, .memory_align = 4, .offset_align = 512};
+	const struct blk_image plain = {.fd = 1};
 	struct iovec iov[] = {{buf, 4096}, {buf + 4096, 512}};
 
 	(void)state;
-	assert_int_equal(blk_image_fd_for(&direct, iov, 2, 1024), 1);
-	assert_int_equal(blk_image_fd_for(&direct, iov, 2, 1025), 2);
+	assert_true(blk_image_takes_range(&direct, 1024, 512));
+	assert_false(blk_image_takes_range(&direct, 1025, 512));
+	assert_false(blk_image_takes_range(&direct, 1024, 511));
+	assert_true(blk_image_takes_range(&plain, 1025, 511));
+	assert_true(blk_image_takes_buffers(&direct, iov, 2));
 	iov[0].iov_base = buf + 4;
-	assert_int_equal(blk_image_fd_for(&direct, iov, 2, 1024), 1);
+	assert_true(blk_image_takes_buffers(&direct, iov, 2));
 	iov[0].iov_base = buf + 2;
-	assert_int_equal(blk_image_fd_for(&direct, iov, 2, 1024), 2);
+	assert_false(blk_image_takes_buffers(&direct, iov, 2));
+	assert_true(blk_image_takes_buffers(&plain, iov, 2));
 	iov[0].iov_base = buf;
 	iov[1].iov_len = 511;
-	assert_int_equal(blk_image_fd_for(&direct, iov, 2, 1024), 2);
-	assert_int_equal(blk_image_fd_for(&plain, iov, 2, 1), 1);
+	assert_false(blk_image_takes_buffers(&direct, iov, 2));
+}
+
+/* Nothing of the last bytes may be out of the guest's reach. */
+static void direct_size(void **state)
+{
+	struct fixture *f = *state;
+	struct blk_image a;
+
+	make_file(f, 8192);
+	opened(f->path, false, true, &a);
+	blk_image_close(&a);
+	make_file(f, 8192 + 512);
+	if (a.offset_align > 512)
+		refused(f->path, false, true, -EINVAL, "direct=off");
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -178,7 +194,7 @@ static void alignment(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(files_that_are_no_images), T(locks), T(locks_by_other_names), T(flags),
+		T(files_that_are_no_images), T(locks), T(locks_by_other_names), T(flags), T(direct_size),
 		cmocka_unit_test(alignment),
 	};
 
