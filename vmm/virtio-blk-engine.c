@@ -12,6 +12,9 @@
  *              between requests.
  *   plain      each step is one system call, made in blk_engine_submit().
  *
+ * Draining begins no step: it holds the device's lock, on which the I/O thread, with the rest of its work, may
+ * be waiting.
+ *
  * Threads: none of its own. All calls come under the device's lock, from the I/O thread, or from a vCPU
  * thread that resets the device and so drains. Draining waits inside io_uring_enter() and needs no other
  * thread of ours to do anything: the kernel finishes I/O that another thread submitted by interrupting that
@@ -337,10 +340,10 @@ static void job_stepped(struct blk_engine *e, struct blk_job *job, int64_t resul
 	    (uint64_t)result <= job->bounce.iov_len)
 		iov_copy_in(job->iov, job->iov_count, job->bounce.iov_base, (size_t)result);
 	r = blk_job_advance(job, result);
-	if (r > 0)
+	if (r > 0 && !e->draining)
 		ready_add(e, job);
 	else
-		job_end(e, job, r);
+		job_end(e, job, r > 0 ? -ECANCELED : r);
 }
 
 static void submit_plain(struct blk_engine *e)
@@ -462,9 +465,12 @@ void blk_engine_finish(struct blk_engine *e)
 
 void blk_engine_drain(struct blk_engine *e)
 {
-	while (e->in_flight) {
-		blk_engine_submit(e);
-		if (e->in_kernel)
-			ring_wait(e);
-	}
+	struct blk_job *job;
+
+	e->draining = true;
+	while ((job = ready_take(e)))
+		job_end(e, job, -ECANCELED);
+	while (e->in_kernel)
+		ring_wait(e);
+	e->draining = false;
 }

@@ -45,7 +45,8 @@ struct blk_engine {
 	/* Called for each job when it ends: result 0 or a negative errno. */
 	void (*done)(void *arg, struct blk_job *job, int result);
 	void *arg;
-	bool ring_on; /* false: plain */
+	bool ring_on;  /* false: plain */
+	bool draining; /* jobs end after the step that they are in */
 	struct io_uring ring;
 	int event_fd;	    /* signalled by completions of the ring; -1: plain from the start */
 	unsigned in_flight; /* jobs that were started and have not ended */
@@ -82,7 +83,9 @@ void blk_engine_reap(struct blk_engine *e);
 /* Wait for all jobs, whole. Context: under the device's lock; blocks on I/O. */
 void blk_engine_finish(struct blk_engine *e);
 
-/* Wait until no job is in flight. Context: any thread, under the lock that guards the engine. */
+/* Wait until no job is in flight. Only steps that the kernel has already are waited for: jobs with steps left
+ * end with -ECANCELED, so that a reset does not take as long as a guest's requests would. Context: any thread,
+ * under the lock that guards the engine. */
 void blk_engine_drain(struct blk_engine *e);
 
 /**

@@ -40,12 +40,13 @@
 #define QUEUE_SIZE	  (SEGMENTS_MAX + 2)
 #define SEGMENT_BYTES_MAX (1u << 20)
 #define REQUEST_BYTES_MAX ((uint64_t)SEGMENTS_MAX * SEGMENT_BYTES_MAX)
-/* Of one discard or write-zeroes: 1 GiB, so that zeroing by hand is bounded too. */
-#define RANGE_SECTORS_MAX (1u << 21)
+/* Of one discard or write-zeroes: 32 MiB, so that zeroing by hand is bounded too. */
+#define RANGE_SECTORS_MAX (1u << 16)
 #define ID_BYTES	  VIRTIO_BLK_ID_BYTES
 
-/* Requests that the plain engine carries out before other work of the I/O thread gets its turn. */
-#define PLAIN_ROUND 8
+/* Requests, or bytes of them, after which the plain engine lets other work of the I/O thread have its turn. */
+#define PLAIN_ROUND	  8
+#define PLAIN_ROUND_BYTES (4u << 20)
 
 /* virtio 1.2, 5.2.6: wire formats. */
 struct blk_header {
@@ -83,8 +84,9 @@ struct virtio_blk {
 
 	struct blk_request *requests; /* BLK_JOBS_MAX of them */
 	struct blk_request *free;
-	unsigned fresh; /* requests[fresh..] were never used */
-	bool starved;	/* chains may wait for a request to come free */
+	unsigned fresh;	      /* requests[fresh..] were never used */
+	bool starved;	      /* chains may wait for a request to come free */
+	uint64_t round_bytes; /* of the requests started in this round */
 
 	struct virtio_blk_stats stats; /* the counts */
 };
@@ -154,6 +156,7 @@ static void job_done(void *arg, struct blk_job *job, int result)
 static void request_start(struct virtio_blk *blk, struct blk_request *req)
 {
 	flight_enter(blk, req);
+	blk->round_bytes += req->job.bytes;
 	blk_engine_start(&blk->engine, &req->job);
 }
 
@@ -301,11 +304,19 @@ static const char *handle_request(struct virtio_blk *blk, struct blk_request *re
 	return NULL;
 }
 
+/* Whether enough was done for one round. */
+static bool round_over(const struct virtio_blk *blk, unsigned taken)
+{
+	if (blk->engine.ring_on)
+		return taken >= BLK_JOBS_MAX;
+	return taken >= PLAIN_ROUND || blk->round_bytes >= PLAIN_ROUND_BYTES;
+}
+
 /* Take chains until there are none, slots are out, or it is others' turn. Return: false when the device
  * broke. */
-static bool take_requests(struct virtio_blk *blk, struct virtqueue *vq, unsigned max, unsigned *taken)
+static bool take_requests(struct virtio_blk *blk, struct virtqueue *vq, unsigned *taken)
 {
-	while (*taken < max) {
+	while (!round_over(blk, *taken)) {
 		struct blk_request *req = request_take(blk);
 		struct virtqueue_chain chain;
 		const char *why;
@@ -338,18 +349,18 @@ static bool take_requests(struct virtio_blk *blk, struct virtqueue *vq, unsigned
 static void process_queue(struct virtio_blk *blk)
 {
 	struct virtqueue *vq = virtio_mmio_queue(blk->mmio, 0);
-	unsigned max = blk->engine.ring_on ? BLK_JOBS_MAX : PLAIN_ROUND;
 	unsigned taken = 0;
 	bool ok;
 
 	blk->starved = false;
+	blk->round_bytes = 0;
 	do {
 		virtqueue_kicks_off(vq);
-		ok = take_requests(blk, vq, max, &taken);
+		ok = take_requests(blk, vq, &taken);
 		blk_engine_submit(&blk->engine);
 		/* Slots are all taken: completions go on from here. Unless the plain engine has emptied them
 		 * already. */
-		if (ok && (taken >= max || blk->starved)) {
+		if (ok && (round_over(blk, taken) || blk->starved)) {
 			blk->starved = blk->engine.in_flight == BLK_JOBS_MAX;
 			if (!blk->starved)
 				virtio_mmio_again(blk->mmio, 0);

@@ -168,6 +168,60 @@ TEST(zeroes_by_hand_ring)
 	zeroes_by_hand(BLK_ENGINE_IO_URING);
 }
 
+/* A drain waits for the step that a job is in, and takes none of its others. */
+static void drains(enum blk_engine_kind kind, bool submitted)
+{
+	enum { BYTES = 3 << 20, STEP = 64 << 10 };
+	struct blk_image image = memory_image(BYTES);
+	struct results results = {0};
+	struct blk_engine e;
+	bool started;
+	struct blk_job job = {.op = BLK_OP_WRITE_ZEROES, .bytes = BYTES};
+	char *map = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, image.fd, 0);
+
+	assert_ptr_not_equal(map, MAP_FAILED);
+	memset(map, 0x33, BYTES);
+	started = start_engine(&e, &image, kind, &results);
+	if (started) {
+		blk_engine_start(&e, &job);
+		if (submitted)
+			blk_engine_submit(&e);
+		blk_engine_drain(&e);
+		assert_int_equal(e.in_flight, 0);
+		assert_int_equal(results.ended, 1);
+		assert_int_equal(results.failed, 1);
+		assert_int_equal(map[0], submitted ? 0 : 0x33);
+		assert_int_equal(map[STEP], 0x33);
+		assert_int_equal(map[BYTES - 1], 0x33);
+		/* Later jobs have all of their steps. */
+		job = (struct blk_job){.op = BLK_OP_WRITE_ZEROES, .bytes = BYTES};
+		run_job(&e, &job);
+		assert_int_equal(results.ended, 2);
+		assert_int_equal(results.failed, 1);
+		assert_int_equal(map[BYTES - 1], 0);
+		blk_engine_done(&e);
+	}
+	munmap(map, BYTES);
+	blk_image_close(&image);
+	if (!started)
+		TEST_SKIP("no io_uring here");
+}
+
+TEST(drains_plain)
+{
+	drains(BLK_ENGINE_PLAIN, false);
+}
+
+TEST(drains_ring)
+{
+	drains(BLK_ENGINE_IO_URING, false);
+}
+
+TEST(drains_ring_in_flight)
+{
+	drains(BLK_ENGINE_IO_URING, true);
+}
+
 /* Buffers that O_DIRECT would refuse: the bytes arrive nevertheless, 64 KiB at a step. (The file is in memory
  * and would take them: only that they are bounced is seen here.) */
 static void bounces(enum blk_engine_kind kind)
@@ -273,6 +327,9 @@ int main(void)
 		cmocka_unit_test(retries_end),
 		cmocka_unit_test(zeroes_by_hand_plain),
 		cmocka_unit_test(zeroes_by_hand_ring),
+		cmocka_unit_test(drains_plain),
+		cmocka_unit_test(drains_ring),
+		cmocka_unit_test(drains_ring_in_flight),
 		cmocka_unit_test(bounces_plain),
 		cmocka_unit_test(bounces_ring),
 		cmocka_unit_test(a_ring_that_fails),
