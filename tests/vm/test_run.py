@@ -200,8 +200,7 @@ class Detached(RunTest):
             self.assertEqual({os.readlink(f"/proc/{vm.pid}/fd/{fd}") for fd in range(3)}, {"/dev/null"})
         finally:
             self.sardine("kill", "vm")
-            vm.kill()
-            vm.wait()
+            vm.wait(10)
 
     def test_log_file(self):
         self.end(self.detach("--log-file", "log"))
