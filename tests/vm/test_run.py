@@ -265,6 +265,23 @@ class Settings(RunTest):
         vm.send("@3 poweroff\n")
         self.assertEnded(vm, 0, "power-off")
 
+    def test_log_file_that_is_a_pipe(self):
+        """Its reader gets the lines; when that stops reading, the VM goes on."""
+        path = self.dir / "fifo"
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        vm = self.start("vm", "--mem", "64M", "--log-file", path)
+        vm.console.expect("probe: ready\n", 20)
+        self.assertIn(b"running: pid", os.read(reader, 4096))
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(4096))
+        os.close(writer)
+        vm.send("@1 poweroff\n")
+        self.assertEqual(vm.wait(), 0)
+        os.close(reader)
+
     def test_log_file_and_level(self):
         vm = self.start("vm", "--mem", "64M", "--log-file", "log")
         vm.console.expect("probe: ready\n", 20)
