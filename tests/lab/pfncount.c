@@ -2,9 +2,9 @@
 /*
  * Counts the physical frames that two address ranges of two processes have in common.
  *
- *   pfncount PID START-END PID START-END      (hexadecimal, as in /proc/PID/maps; needs CAP_SYS_ADMIN)
+ *   pfncount [--file] PID START-END PID START-END      (hexadecimal, as in /proc/PID/maps; needs CAP_SYS_ADMIN)
  *
- * Prints {"present": [N, N], "frames": [N, N], "common": N}: present pages, distinct frames behind them, and
+ * With --file only pages of files count: no private memory, no copies of file pages, nothing that KSM merged. Prints {"present": [N, N], "frames": [N, N], "common": N}: present pages, distinct frames behind them, and
  * distinct frames that both have. The kernel's page of zeros counts as one frame.
  */
 #include <errno.h>
@@ -22,8 +22,9 @@ enum {
 	CHUNK_PAGES = 4096,
 };
 
-/* Documentation/admin-guide/mm/pagemap.rst: bits 0-54 are the frame number of a present page (bit 63). */
+/* Documentation/admin-guide/mm/pagemap.rst: bits 0-54 are the frame number of a present page (bit 63); 61: of a file. */
 static const uint64_t PAGEMAP_PRESENT = UINT64_C(1) << 63;
+static const uint64_t PAGEMAP_FILE = UINT64_C(1) << 61;
 static const uint64_t PAGEMAP_PFN = (UINT64_C(1) << 55) - 1;
 
 struct frames {
@@ -51,7 +52,8 @@ static void sort_unique(struct frames *f)
 	f->count = kept;
 }
 
-static bool frames_read(const char *pid, const char *range, struct frames *f)
+/* Pages count that have all bits of `wanted`. */
+static bool frames_read(const char *pid, const char *range, uint64_t wanted, struct frames *f)
 {
 	uint64_t start;
 	uint64_t end;
@@ -84,7 +86,7 @@ static bool frames_read(const char *pid, const char *range, struct frames *f)
 			return false;
 		}
 		for (size_t i = 0; i < (size_t)got / sizeof(entries[0]); i++) {
-			if (!(entries[i] & PAGEMAP_PRESENT))
+			if ((entries[i] & wanted) != wanted)
 				continue;
 			if ((entries[i] & PAGEMAP_PFN) == 0) {
 				fprintf(stderr, "pfncount: %s: frame numbers are hidden, root needed\n",
@@ -106,13 +108,19 @@ int main(int argc, char **argv)
 {
 	struct frames a = {0};
 	struct frames b = {0};
+	uint64_t wanted = PAGEMAP_PRESENT;
 	size_t common = 0;
 
+	if (argc > 1 && strcmp(argv[1], "--file") == 0) {
+		wanted |= PAGEMAP_FILE;
+		argc--;
+		argv++;
+	}
 	if (argc != 5) {
-		fprintf(stderr, "usage: pfncount PID START-END PID START-END\n");
+		fprintf(stderr, "usage: pfncount [--file] PID START-END PID START-END\n");
 		return 2;
 	}
-	if (!frames_read(argv[1], argv[2], &a) || !frames_read(argv[3], argv[4], &b))
+	if (!frames_read(argv[1], argv[2], wanted, &a) || !frames_read(argv[3], argv[4], wanted, &b))
 		return 1;
 	for (size_t i = 0, j = 0; i < a.count && j < b.count;) {
 		if (a.pfn[i] == b.pfn[j]) {

@@ -61,6 +61,13 @@ def of_process(outer, pid, memory_mib):
     return Ram(longest[0]["start"], longest[-1]["end"], longest)
 
 
-def common_frames(outer, pid1, ram1, pid2, ram2):
-    """What pfncount says about the RAM of two VMMs."""
-    return json.loads(outer.must(f"pfncount {pid1} {ram1.range} {pid2} {ram2.range}", timeout=60))
+def common_frames(outer, processes, rams, part=None, files=False):
+    """What pfncount says about the RAM of two VMMs, `processes` their pids. `part`: (first byte, length) in guest
+    physical memory below 3 GiB; `files`: only pages that are still the files', neither written nor merged."""
+    words = ["pfncount"] + (["--file"] if files else [])
+    for pid, whole in zip(processes, rams):
+        start, end = whole.start, whole.end
+        if part:
+            start, end = whole.start + part[0], whole.start + part[0] + part[1]
+        words += [str(pid), f"{start:x}-{end:x}"]
+    return json.loads(outer.must(" ".join(words), timeout=60))

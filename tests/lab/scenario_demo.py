@@ -4,6 +4,7 @@
 import json
 import sys
 
+import ksm_settings
 from errors import check
 
 GUESTS = 2
@@ -12,11 +13,14 @@ LIMIT_SECONDS = 270
 
 
 def demo(lab):
-    """Two guests, ksmd, and the live table of `sardine stats`; --json prints the final numbers instead."""
+    """Two guests, ksmd, and the live table of `sardine stats`; --json prints the final numbers instead. KSM's settings are put back."""
     lab.outer.must(f"mkdir -p /run/demo && ln -sf /lab/guests/{lab.inner}/vmlinuz /lab/guests/{lab.inner}/initrd "
                    "/lab/guests/root.img /run/demo/")
 
     in_place = sys.stdout.isatty()
+    for name, value in ksm_settings.UNUSUAL.items():
+        lab.outer.must(f"echo {value} > {ksm_settings.FOLDER}/{name}")
+    before = ksm_settings.of_outer(lab.outer)
 
     def show(data):
         # In the outer machine `stats --watch` writes to a pipe; on our terminal each table takes the place of the one before.
@@ -32,3 +36,8 @@ def demo(lab):
     if as_json:
         json.loads(output)
         show(output.encode())
+    after = ksm_settings.of_outer(lab.outer)
+    check(after == before, f"KSM settings of the machine were {before}, the demo left {after}")
+    left = lab.outer.run("pidof sardine")[1].strip()
+    check(not left, f"VMMs {left} still run after the demo")
+    lab.report.note(f"{lab.title('demo')}: the machine's KSM settings are as before: {after}")
