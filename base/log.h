@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The log of a program: levels, one line per event, a file that can be reopened. Libraries log at debug only.
- */
+/* The log of a program: levels, one line per event, a file that can be reopened. Libraries log at debug only. */
 #ifndef SARDINE_BASE_LOG_H
 #define SARDINE_BASE_LOG_H
 

@@ -158,8 +158,7 @@ static int tally_run(struct tally *t)
 	if (r < 0)
 		return r;
 	totals_sum(c, d->set);
-	/* Its page may be missing: then the class is named by a page that is not in it, and has no preview.
-	 */
+	/* Its page may be missing: then the class is named by a page that is not in it, and has no preview. */
 	for (uint64_t page = 0; page < d->set->pages; page++)
 		if (d->classes[page] == page + 1)
 			top_add(c, t->uses[page], page);

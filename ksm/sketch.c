@@ -8,8 +8,7 @@
 
 #include "ksm/dedup-internal.h"
 
-/* Fill patterns have keys that are not hashes; one more mixing spreads them (the finaliser of MurmurHash3).
- */
+/* Fill patterns have keys that are not hashes; one more mixing spreads them (the finaliser of MurmurHash3). */
 static uint64_t key_mix(uint64_t key)
 {
 	key ^= key >> 33;

@@ -16,8 +16,7 @@ struct smaps_range {
 	uint64_t end;
 };
 
-/* Sums over mappings, in bytes. Linux Documentation/filesystems/proc.rst says what the kernel means by each.
- */
+/* Sums over mappings, in bytes. Linux Documentation/filesystems/proc.rst says what the kernel means by each. */
 struct smaps_sum {
 	uint64_t mappings; /* a count */
 	uint64_t rss;

@@ -62,8 +62,7 @@ struct host_usage {
 
 void host_usage_add(struct host_usage *host, const struct vm_usage *vm);
 
-/* What the guests would occupy without sharing, as a multiple of what they occupy; 1 when there is nothing.
- */
+/* What the guests would occupy without sharing, as a multiple of what they occupy; 1 when there is nothing. */
 double host_usage_ratio(const struct host_usage *host);
 
 /* New references, or NULL without memory: the values of "memory" and "saved" of a VM, and of "host". */

@@ -9,8 +9,7 @@
 
 enum { OPT_DRY_RUN = 0x200, OPT_DETACH, OPT_JSON, OPT_CONFIG, OPT_TEXT };
 
-/* Options whose text goes to vm_config_set_text(): their argp key is OPT_TEXT and their place in this table.
- */
+/* Options whose text goes to vm_config_set_text(): their argp key is OPT_TEXT and their place in this table. */
 #define ROW(index_, option_, arg_, doc_)                                                                     \
 	{                                                                                                    \
 		.name = option_, .key = OPT_TEXT + index_, .arg = arg_, .doc = doc_                          \

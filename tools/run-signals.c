@@ -12,8 +12,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 
-/* `timeout` and some service managers send a signal to a process and then to its group: that is one request.
- */
+/* `timeout` and some service managers send a signal to a process and then to its group: that is one request. */
 #define SAME_REQUEST_NS 100000000ull
 
 struct run_signals {

@@ -68,8 +68,7 @@ static void power_button(struct aml *a)
 	aml_close(a, device);
 }
 
-/* Generic event device (5.6.9): its interrupt runs _EVT, which takes the pending events and passes them on.
- */
+/* Generic event device (5.6.9): its interrupt runs _EVT, which takes the pending events and passes them on. */
 static void event_device(struct aml *a)
 {
 	aml_mark_t device = aml_device(a, "GED");

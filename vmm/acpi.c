@@ -85,8 +85,7 @@ static uint8_t checksum(const uint8_t *p, size_t len)
 	return (uint8_t)-sum;
 }
 
-/* Start a table at the next aligned offset; returns that offset. Length and checksum follow in table_end().
- */
+/* Start a table at the next aligned offset; returns that offset. Length and checksum follow in table_end(). */
 static size_t table_begin(struct aml *a, const char signature[static 4], uint8_t revision)
 {
 	size_t start;

@@ -180,8 +180,7 @@ static int out_mark_gap(struct console_out *out)
 	return 0;
 }
 
-/* Write one piece: the prefix, or a chunk of history. Return: false when there is nothing to do, or no room.
- */
+/* Write one piece: the prefix, or a chunk of history. Return: false when there is nothing to do, or no room. */
 static bool out_step(struct console_end *end)
 {
 	struct console_out *out = &end->out;

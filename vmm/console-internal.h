@@ -76,8 +76,7 @@ struct console {
 
 /* Wake the loop's thread. Any thread. */
 void console_wake(struct console *console);
-/* Copy from the history at @*pos, moving it forward over what is lost (counted in @*ret_lost). Return: bytes.
- */
+/* Copy from the history at @*pos, moving it forward over what is lost (counted in @*ret_lost). Return: bytes. */
 size_t console_copy(struct console *console, uint64_t *pos, uint8_t *buf, size_t len, uint64_t *ret_lost);
 /* Bytes ever written by the guest. */
 uint64_t console_head(struct console *console);

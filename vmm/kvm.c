@@ -73,8 +73,7 @@ static int set_intel_pages(struct kvm *kvm)
 	return 0;
 }
 
-/* Guests get no performance counters (CPUID says so too); a KVM that can, then emulates none of their MSRs.
- */
+/* Guests get no performance counters (CPUID says so too); a KVM that can, then emulates none of their MSRs. */
 static int disable_pmu(struct kvm *kvm)
 {
 	struct kvm_enable_cap cap = {.cap = KVM_CAP_PMU_CAPABILITY, .args = {KVM_PMU_CAP_DISABLE}};

@@ -165,8 +165,7 @@ static void remove_socket(const struct rundir *dir, const char *name)
 		(void)!unlinkat(dir->fd, file, 0);
 }
 
-/* One attempt. -EAGAIN: held by somebody (@ret_pid), -ESTALE: the file was replaced meanwhile, at once again.
- */
+/* One attempt. -EAGAIN: held by somebody (@ret_pid), -ESTALE: the file was replaced meanwhile, at once again. */
 static int claim_once(const struct rundir *dir, const char *name, int *ret_fd, pid_t *ret_pid)
 {
 	char file[RUNDIR_NAME_SPACE];

@@ -130,8 +130,7 @@ void terminal_restore(void)
 {
 	if (!atomic_load_explicit(&terminal.raw, memory_order_acquire))
 		return;
-	/* First the mode, then the mark: a signal that arrives in between does it again, which harms nobody.
-	 */
+	/* First the mode, then the mark: a signal that arrives in between does it again, which harms nobody. */
 	if (in_foreground(terminal.fd))
 		set_mode(&terminal.saved);
 	atomic_store_explicit(&terminal.raw, false, memory_order_release);

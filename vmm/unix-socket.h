@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Stream sockets in the file system: listening, connecting, and telling a dead socket file from a live one.
- */
+/* Stream sockets in the file system: listening, connecting, and telling a dead socket file from a live one. */
 #ifndef SARDINE_VMM_UNIX_SOCKET_H
 #define SARDINE_VMM_UNIX_SOCKET_H
 

@@ -183,8 +183,7 @@ static bool vcpu_attend(struct vcpu *v)
 	go_on = !set->stopping;
 	pthread_mutex_unlock(&set->mutex);
 	if (parked_once && go_on && ioctl(v->fd, KVM_KVMCLOCK_CTRL, 0) < 0) {
-		/* EINVAL: this guest does not use kvmclock (yet), so there is no watchdog to quiet this way.
-		 */
+		/* EINVAL: this guest does not use kvmclock (yet), so there is no watchdog to quiet this way. */
 	}
 	return go_on;
 }

@@ -344,8 +344,7 @@ static bool take_requests(struct virtio_blk *blk, struct virtqueue *vq, unsigned
 	return true;
 }
 
-/* Work on the queue until it is empty; what cannot be done now is taken up by completions or by another kick.
- */
+/* Work on the queue until it is empty; what cannot be done now is taken up by completions or by another kick. */
 static void process_queue(struct virtio_blk *blk)
 {
 	struct virtqueue *vq = virtio_mmio_queue(blk->mmio, 0);

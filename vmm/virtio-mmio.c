@@ -624,8 +624,7 @@ static void reg_write(struct virtio_mmio *t, uint32_t reg, uint32_t value)
 		count_add(&t->count.ignored, 1);
 }
 
-/* Registers are accessed with 4 bytes, aligned (virtio 1.2, 4.2.2.2); the configuration space with any width.
- */
+/* Registers are accessed with 4 bytes, aligned (virtio 1.2, 4.2.2.2); the configuration space with any width. */
 static bool is_register(uint64_t offset, uint32_t len)
 {
 	return len == 4 && offset % 4 == 0;

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A split virtqueue as the device sees it: descriptor chains in, used entries out, notifications both ways.
- */
+/* A split virtqueue as the device sees it: descriptor chains in, used entries out, notifications both ways. */
 #ifndef SARDINE_VMM_VIRTQUEUE_H
 #define SARDINE_VMM_VIRTQUEUE_H
 
@@ -161,8 +160,7 @@ bool virtqueue_kicks_on(struct virtqueue *vq);
  */
 size_t iov_copy_out(const struct iovec *iov, unsigned count, size_t offset, void *buf, size_t len);
 
-/* Copy a buffer to the start of an iov array. Return: bytes copied, less than @len when the array is shorter.
- */
+/* Copy a buffer to the start of an iov array. Return: bytes copied, less than @len when the array is shorter. */
 size_t iov_copy_in(const struct iovec *iov, unsigned count, const void *buf, size_t len);
 
 /* Drop bytes from the front: *iov and *count move on. Return: bytes dropped. */

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any guest against the balloon: the device survives, the account stays within RAM, and a reset empties it.
- */
+/* Any guest against the balloon: the device survives, the account stays within RAM, and a reset empties it. */
 #include <stddef.h>
 #include <stdint.h>
 

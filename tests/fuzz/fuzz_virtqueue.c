@@ -29,8 +29,7 @@ static void check_chain(struct driver *d, const struct iovec *iov, const struct 
 	require(readable + writable <= UINT32_MAX);
 }
 
-/* Input: log2 of the size, flags, where the parts lie (3 x u16, in units of 2 bytes), then the bytes there.
- */
+/* Input: log2 of the size, flags, where the parts lie (3 x u16, in units of 2 bytes), then the bytes there. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct driver d;

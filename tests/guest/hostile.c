@@ -47,8 +47,7 @@ static uint64_t random_address(void)
 
 static uint32_t random_bytes(void)
 {
-	/* Read as page numbers by a balloon, none of these is of the image or of the boot structures we use.
-	 */
+	/* Read as page numbers by a balloon, none of these is of the image or of the boot structures we use. */
 	static const uint32_t sizes[] = {0, 1, 7, 8, 16, 20, 2048, 2049, 4096};
 
 	return below(20) ? sizes[below(ARRAY_SIZE(sizes))] : (uint32_t)next_random();

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The console: nothing is lost to a reader in time, nobody waits for one who is late, input waits for room.
- */
+/* The console: nothing is lost to a reader in time, nobody waits for one who is late, input waits for room. */
 #include "vmm/console.h"
 
 #include <errno.h>

@@ -128,8 +128,7 @@ TEST(maps_files_privately)
 	assert_int_equal(guest_memory_boot_file_frames(mem), 8);
 }
 
-/* Every way a discarded range can lie over file-backed frames: all of it reads as zero, all around it stays.
- */
+/* Every way a discarded range can lie over file-backed frames: all of it reads as zero, all around it stays. */
 TEST(discards_read_as_zero)
 {
 	for (uint64_t first = 0; first < 12; first++) {
@@ -195,8 +194,7 @@ TEST(discard_stays_inside)
 	assert_int_equal(guest_memory_discard(mem, GFN((uint64_t)1 << 52), 1, NULL), -EFAULT);
 }
 
-/* Discards in a pattern that cuts extents without end: the table's limit holds, and the bytes are still zero.
- */
+/* Discards in a pattern that cuts extents without end: the table's limit holds, and the bytes are still zero. */
 TEST(table_limit_still_zeroes)
 {
 	cleanup(guest_memory_free_p) struct guest_memory *mem = memory(128 * MIB);

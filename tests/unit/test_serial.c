@@ -157,8 +157,7 @@ TEST(transmits_in_order)
 	assert_int_equal(edges(f), 0);
 }
 
-/* Linux enables the interrupt twice in a row and expects it both times, else it works around a broken chip.
- */
+/* Linux enables the interrupt twice in a row and expects it both times, else it works around a broken chip. */
 TEST(thre_follows_enable)
 {
 	struct fixture *f = *state;

@@ -47,8 +47,7 @@ static const struct kvm_cpuid_entry2 *get(uint32_t function, uint32_t index)
 	return found;
 }
 
-/* What a KVM on a host with many CPUs may answer: its own APIC id 77, caches shared by 16 threads, counters.
- */
+/* What a KVM on a host with many CPUs may answer: its own APIC id 77, caches shared by 16 threads, counters. */
 static void host(bool amd, uint32_t max_leaf)
 {
 	cpuid->nent = 0;

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The balloon device: inflated frames are gone when the guest hears of it, and no message can hurt the VMM.
- */
+/* The balloon device: inflated frames are gone when the guest hears of it, and no message can hurt the VMM. */
 #include "vmm/virtio-balloon.h"
 
 #include <errno.h>

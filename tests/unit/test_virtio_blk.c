@@ -176,8 +176,7 @@ static void reads_and_writes(void **state)
 	assert_true(stats(f).virtio.interrupts >= 1);
 }
 
-/* Header split, data in odd pieces, status at the end of the last data descriptor; through an indirect table.
- */
+/* Header split, data in odd pieces, status at the end of the last data descriptor; through an indirect table. */
 static void any_layout(void **state)
 {
 	struct fixture *f = *state;

@@ -12,8 +12,7 @@
 #include "vmm/virtio-mmio.h"
 #include "vmm/virtqueue.h"
 
-/* RAM of tests: 16 MiB. Queue i has its parts in the 64 KiB from DRIVER_QUEUES + i * 64 KiB; data lies above.
- */
+/* RAM of tests: 16 MiB. Queue i has its parts in the 64 KiB from DRIVER_QUEUES + i * 64 KiB; data lies above. */
 #define DRIVER_RAM    GUEST_MEMORY_MIN
 #define DRIVER_QUEUES 0x100000u
 #define DRIVER_DATA   0x400000u
