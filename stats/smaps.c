@@ -136,3 +136,28 @@ int smaps_read(FILE *stream, const struct smaps_range *ranges, size_t count, str
 	*ret_rest = rest;
 	return 0;
 }
+
+int smaps_rollup_read(FILE *stream, uint64_t *ret_bytes)
+{
+	auto_free char *line = NULL;
+	uint64_t file = 0, shmem = 0, kib;
+	unsigned found = 0;
+	size_t size = 0;
+
+	errno = 0;
+	while (getline(&line, &size, stream) > 0) {
+		if (sscanf(line, "Pss_File: %" SCNu64 " kB", &kib) == 1) {
+			file = kib * 1024;
+			found |= 1;
+		} else if (sscanf(line, "Pss_Shmem: %" SCNu64 " kB", &kib) == 1) {
+			shmem = kib * 1024;
+			found |= 2;
+		}
+	}
+	if (ferror(stream))
+		return errno ? -errno : -EIO;
+	if (found != 3)
+		return -EINVAL;
+	*ret_bytes = file + shmem;
+	return 0;
+}

@@ -25,9 +25,10 @@ struct smaps_sum {
 	uint64_t anonymous;
 	uint64_t ksm; /* of anonymous: merged; since 6.8 */
 	uint64_t swap;
-	uint64_t huge;	    /* AnonHugePages */
-	uint64_t file_rss;  /* in mappings of files: pages of the file itself, not copies of them */
-	uint64_t file_pss;  /* the process's share of those; at least (see smaps.c) */
+	uint64_t huge;	   /* AnonHugePages */
+	uint64_t file_rss; /* in mappings of files: pages of the file itself, not copies of them */
+	uint64_t
+		file_pss; /* the process's share of those; at least, where copies of them are merged (see smaps.c) */
 	uint64_t shmem_pss; /* in shared anonymous mappings */
 	bool ksm_known;
 };
@@ -45,5 +46,14 @@ struct smaps_sum {
  */
 int smaps_read(FILE *stream, const struct smaps_range *ranges, size_t count, struct smaps_sum *ret_guest,
 	       struct smaps_sum *ret_rest) must_check;
+
+/**
+ * smaps_rollup_read() - The process's share of all pages of files and of shared memory that it maps.
+ * @stream: in the format of /proc/PID/smaps_rollup (Linux 4.14; these fields: 5.4).
+ * @ret_bytes: Pss_File + Pss_Shmem.
+ *
+ * Return: 0, -EINVAL when the fields are missing, or the errno of reading.
+ */
+int smaps_rollup_read(FILE *stream, uint64_t *ret_bytes) must_check;
 
 #endif

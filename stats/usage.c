@@ -15,6 +15,20 @@ static uint64_t share_of(uint64_t x, uint64_t part, uint64_t whole)
 	return whole ? (uint64_t)((double)x * ((double)part / (double)whole)) : 0;
 }
 
+/*
+ * The VM's share of the boot file pages it maps. The Pss of their mappings has merged copies of such pages in it, too,
+ * of which the kernel does not tell the share per mapping; it does tell the file pages' share of the process, and all
+ * that is not guest RAM is never merged.
+ */
+static uint64_t birth_pss(const struct usage_input *in)
+{
+	uint64_t others = in->rest.file_pss + in->rest.shmem_pss;
+
+	if (!in->file_pss_known)
+		return in->guest.file_pss;
+	return in->file_pss > others ? in->file_pss - others : 0;
+}
+
 void vm_usage_account(const struct usage_input *in, struct vm_usage *ret)
 {
 	const struct smaps_sum *guest = &in->guest;
@@ -34,7 +48,7 @@ void vm_usage_account(const struct usage_input *in, struct vm_usage *ret)
 	/* The VMM's own memory is never mergeable, so what KSM counts for the process is guest RAM. */
 	u.merged = at_most(in->ksm.merging_pages * KSM_PAGE_BYTES, u.populated - u.shared_from_birth);
 	u.private = u.populated - u.shared_from_birth - u.merged;
-	u.saved_birth = u.shared_from_birth - at_most(guest->file_pss, u.shared_from_birth);
+	u.saved_birth = u.shared_from_birth - at_most(birth_pss(in), u.shared_from_birth);
 	u.saved_ksm = share_of(u.merged, in->ksm_host.pages_sharing,
 			       in->ksm_host.pages_sharing + in->ksm_host.pages_shared);
 	u.saved_total = u.saved_birth + u.saved_ksm;

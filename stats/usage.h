@@ -21,6 +21,8 @@ struct usage_input {
 	bool mergeable;
 	struct smaps_sum guest;
 	struct smaps_sum rest; /* of the VMM */
+	bool file_pss_known;
+	uint64_t file_pss; /* of all of the process (smaps_rollup_read()) */
 	struct ksm_process_usage ksm;
 	struct ksm_host_usage ksm_host;
 };

@@ -13,6 +13,7 @@ int vm_usage(struct vm *vm, struct vm_usage *ret)
 		.mergeable = guest_memory_mergeable(vm->mem),
 	};
 	auto_file smaps = fopen("/proc/self/smaps", "re");
+	auto_file rollup = fopen("/proc/self/smaps_rollup", "re");
 	int r;
 
 	if (!smaps)
@@ -26,6 +27,7 @@ int vm_usage(struct vm *vm, struct vm_usage *ret)
 	r = smaps_read(smaps, ranges, count, &in.guest, &in.rest);
 	if (r < 0)
 		return r;
+	in.file_pss_known = rollup && smaps_rollup_read(rollup, &in.file_pss) == 0;
 	ksm_process_usage_read("/proc/self", &in.ksm);
 	ksm_host_usage_read("/sys/kernel/mm/ksm", &in.ksm_host);
 	if (vm->balloon) {

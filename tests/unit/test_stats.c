@@ -199,6 +199,39 @@ TEST(account_of_a_vm)
 	assert_int_equal(u.swapped, 5 * MIB);
 }
 
+/* Merged copies of boot pages do not count as boot pages: their share is what the process's is less the VMM's own. */
+TEST(share_of_boot_pages_beside_merged_copies)
+{
+	struct usage_input in = example();
+	struct vm_usage u;
+
+	in.guest.file_pss = 40 * MIB; /* with the merged copies in it */
+	in.rest.file_pss = 3 * MIB;
+	in.file_pss_known = true;
+	in.file_pss = (20 + 3 + 4) * MIB;
+	vm_usage_account(&in, &u);
+	assert_int_equal(u.saved_birth, 20 * MIB);
+	in.file_pss = MIB; /* of different moments */
+	vm_usage_account(&in, &u);
+	assert_int_equal(u.saved_birth, 40 * MIB);
+	assert_int_equal(u.occupied, u.populated - u.saved_total);
+}
+
+TEST(rollup_is_read)
+{
+	char text[] = "1000-2000 ---p 00000000 00:00 0 [rollup]\nPss: 9 kB\nPss_Anon: 1 kB\nPss_File: 5 "
+		      "kB\nPss_Shmem: 3 kB\n";
+	char old[] = "1000-2000 ---p 00000000 00:00 0 [rollup]\nPss: 9 kB\n";
+	auto_file f = fmemopen(text, strlen(text), "r");
+	auto_file g = fmemopen(old, strlen(old), "r");
+	uint64_t bytes = 1;
+
+	assert_int_equal(smaps_rollup_read(g, &bytes), -EINVAL);
+	assert_int_equal(bytes, 1);
+	assert_int_equal(smaps_rollup_read(f, &bytes), 0);
+	assert_int_equal(bytes, 8 * KIB);
+}
+
 /* The figures are of different moments: the equations hold all the same, and nothing wraps. */
 TEST(account_of_figures_that_disagree)
 {
@@ -275,10 +308,16 @@ TEST(json_there_and_back)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(smaps_are_summed),    cmocka_unit_test(what_is_no_smaps_is_refused),
-		cmocka_unit_test(own_smaps),	       cmocka_unit_test(ksm_of_new_and_old_kernels),
-		cmocka_unit_test(account_of_a_vm),     cmocka_unit_test(account_of_figures_that_disagree),
-		cmocka_unit_test(account_of_the_host), cmocka_unit_test(json_there_and_back),
+		cmocka_unit_test(smaps_are_summed),
+		cmocka_unit_test(what_is_no_smaps_is_refused),
+		cmocka_unit_test(own_smaps),
+		cmocka_unit_test(ksm_of_new_and_old_kernels),
+		cmocka_unit_test(account_of_a_vm),
+		cmocka_unit_test(share_of_boot_pages_beside_merged_copies),
+		cmocka_unit_test(rollup_is_read),
+		cmocka_unit_test(account_of_figures_that_disagree),
+		cmocka_unit_test(account_of_the_host),
+		cmocka_unit_test(json_there_and_back),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
