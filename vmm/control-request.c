@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/size.h"
 #include "vmm/control-internal.h"
@@ -179,6 +180,8 @@ static enum control_verdict cmd_console(const struct request *r)
 				  r->rest_len);
 	if (e == -EUSERS)
 		return fail(r, "the console has as many clients as it takes");
+	if (e == -EMSGSIZE)
+		return fail(r, "too much was typed before the answer");
 	if (e < 0)
 		return fail(r, strerror(-e));
 	return CONTROL_STREAM;
@@ -196,6 +199,18 @@ static const struct command commands[] = {
 	{"dump", {"format"}, cmd_dump},
 };
 
+/*
+ * What follows a request for the console is meant for the guest. When it is refused, those bytes must not be
+ * taken for requests: the connection ends with the answer.
+ */
+static void console_refused(const struct request *r)
+{
+	char byte;
+
+	if (r->rest_len || recv(r->client->fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) > 0)
+		r->client->closing = true;
+}
+
 static bool arg_known(const struct command *c, const char *key)
 {
 	if (strcmp(key, "id") == 0 || strcmp(key, "cmd") == 0)
@@ -206,24 +221,33 @@ static bool arg_known(const struct command *c, const char *key)
 	return false;
 }
 
+static enum control_verdict run_command(const struct command *c, const struct request *r)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach((json_t *)(uintptr_t)r->json, key, value)
+	{
+		if (!arg_known(c, key)) {
+			control_answer_error(r->client, r->id, "%s has no argument \"%.64s\"", c->name, key);
+			return CONTROL_ANSWERED;
+		}
+	}
+	return c->run(r);
+}
+
 static enum control_verdict dispatch(const struct request *r, const char *name)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
 		const struct command *c = &commands[i];
-		const char *key;
-		json_t *value;
+		enum control_verdict verdict;
 
 		if (strcmp(name, c->name) != 0)
 			continue;
-		json_object_foreach((json_t *)(uintptr_t)r->json, key, value)
-		{
-			if (!arg_known(c, key)) {
-				control_answer_error(r->client, r->id, "%s has no argument \"%.64s\"", name,
-						     key);
-				return CONTROL_ANSWERED;
-			}
-		}
-		return c->run(r);
+		verdict = run_command(c, r);
+		if (c->run == cmd_console && verdict == CONTROL_ANSWERED)
+			console_refused(r);
+		return verdict;
 	}
 	control_answer_error(r->client, r->id, "no command \"%.64s\"", name);
 	return CONTROL_ANSWERED;

@@ -449,6 +449,40 @@ TEST(console_takes_the_connection)
 	fixture_stop(&f);
 }
 
+TEST(what_follows_a_refused_console_is_no_request)
+{
+	static const struct {
+		int result;
+		const char *request;
+		const char *answer;
+	} rows[] = {
+		{-EMSGSIZE, "{\"id\":1,\"cmd\":\"console\"}\n", "too much was typed before the answer"},
+		{-EUSERS, "{\"id\":1,\"cmd\":\"console\"}\n", "as many clients as it takes"},
+		{0, "{\"id\":1,\"cmd\":\"console\",\"x\":1}\n", "has no argument"},
+		{0, "{\"id\":1,\"cmd\":\"wait\"}\n{\"id\":2,\"cmd\":\"console\"}\n", "without an answer"},
+	};
+	struct fixture f;
+	char text[CONTROL_READ_BYTES + 64];
+
+	fixture_start(&f);
+	for (size_t i = 0; i < 2 * ARRAY_SIZE(rows); i++) {
+		size_t row = i / 2, len = strlen(rows[row].request);
+		int fd = join(&f);
+
+		/* In the same read, or in the next: then blanks fill up the first. */
+		memset(text, ' ', sizeof(text));
+		memcpy(text + (i & 1 ? CONTROL_READ_BYTES - len : 0), rows[row].request, len);
+		strcpy(text + (i & 1 ? CONTROL_READ_BYTES : len), "{\"id\":3,\"cmd\":\"kill\"}\n");
+		f.vm.console_result = rows[row].result;
+		send_text(fd, text);
+		assert_non_null(strstr(get_line(fd), rows[row].answer));
+		assert_string_equal(get_line(fd), "");
+		close(fd);
+	}
+	assert_int_equal(atomic_load(&f.vm.kills), 0);
+	fixture_stop(&f);
+}
+
 TEST(dump_goes_to_the_descriptor_while_the_loop_goes_on)
 {
 	struct fixture f;
@@ -554,6 +588,7 @@ int main(void)
 		cmocka_unit_test(stats_are_read_once_for_all_who_ask),
 		cmocka_unit_test(balloon_errors),
 		cmocka_unit_test(console_takes_the_connection),
+		cmocka_unit_test(what_follows_a_refused_console_is_no_request),
 		cmocka_unit_test(dump_goes_to_the_descriptor_while_the_loop_goes_on),
 		cmocka_unit_test(dump_ends_with_its_client_and_with_the_server),
 		cmocka_unit_test(unwanted_descriptors_are_closed),
