@@ -3,6 +3,7 @@
 #ifndef SARDINE_VMM_CONFIG_INTERNAL_H
 #define SARDINE_VMM_CONFIG_INTERNAL_H
 
+#include "vmm/config-object.h"
 #include "vmm/config.h"
 
 enum config_kind {
@@ -14,7 +15,9 @@ enum config_kind {
 	CONFIG_KIND_SWITCH,  /* bool */
 	CONFIG_KIND_LEVEL,   /* enum log_level */
 	CONFIG_KIND_CONSOLE, /* console and console_path */
-	CONFIG_KIND_DISKS,
+	CONFIG_KIND_CHOICE,  /* unsigned, one of `choices` */
+	CONFIG_KIND_LIST,    /* an array of objects: each text adds one, JSON replaces all */
+	CONFIG_KIND_DEVICE, /* an object that begins with `bool on`: "on", "off" or parts; JSON true, false or the parts */
 };
 
 struct config_key {
@@ -22,10 +25,20 @@ struct config_key {
 	const char *option; /* on the command line */
 	enum config_kind kind;
 	size_t offset; /* in struct vm_config */
+	/* Of lists and devices. */
+	const struct config_object *object;
+	size_t count_offset; /* of a list: size_t */
+	size_t max;	     /* of a list */
+	/* Of a choice: names by value, then NULL. */
+	const char *const *choices;
 };
 
 extern const struct config_key config_keys[];
 extern const size_t config_key_count;
+
+/* The kinds of structured options (config-devices.c). */
+extern const struct config_object config_disk;
+extern const struct config_object config_balloon;
 
 const struct config_key *config_key_find(const char *name);
 
@@ -35,16 +48,35 @@ static inline void *config_member(const struct vm_config *config, const struct c
 	return (void *)((uintptr_t)config + key->offset);
 }
 
+/* Of a list: how many items there are, and one of them. */
+static inline size_t *config_list_count(const struct vm_config *config, const struct config_key *key)
+{
+	return (size_t *)((uintptr_t)config + key->count_offset);
+}
+
+static inline void *config_list_item(const struct vm_config *config, const struct config_key *key, size_t i)
+{
+	return (void *)((uintptr_t)config + key->offset + i * key->object->bytes);
+}
+
+/* Whether a device is there. */
+static inline bool *config_device_on(const struct vm_config *config, const struct config_key *key)
+{
+	return config_member(config, key);
+}
+
 /* Set @key from text; @label opens the message ("--mem", or "web1.json: mem"). */
 int config_set(struct vm_config *config, const struct config_key *key, const char *label, const char *text,
 	       struct errmsg *err) must_check;
 
-/* Take over a disk (its path is freed on failure too). Return: 0 or -EINVAL when there is no slot. */
-int config_add_disk(struct vm_config *config, const char *label, struct disk_config *disk,
-		    struct errmsg *err) must_check;
-int config_set_serial(struct disk_config *disk, const char *label, const char *text,
-		      struct errmsg *err) must_check;
-void config_clear_disks(struct vm_config *config);
+/**
+ * config_list_add() - The next free item of a list, with its defaults.
+ *
+ * Return: 0, or -EINVAL when the list is full. The caller counts the item (config_list_count()) once it is set, or ends it.
+ */
+int config_list_add(struct vm_config *config, const struct config_key *key, const char *label,
+		    const char *what, void **ret, struct errmsg *err) must_check;
+void config_list_clear(struct vm_config *config, const struct config_key *key);
 
 /* "stdio", "none", "file:PATH" or "unix:PATH"; the caller frees it. NULL without memory. */
 char *config_console_text(const struct vm_config *config);

@@ -11,11 +11,6 @@
 /* A message names file and key; precisions cut what is unreasonably long, so that the key is never lost. */
 #define LABEL_MAX 360
 
-static int wrong_type(const char *label, const char *wanted, struct errmsg *err)
-{
-	return errmsg_set(err, -EINVAL, "%s: must be %s", label, wanted);
-}
-
 /* Numbers go through the text side, so that one place knows the limits. */
 static int set_integer(struct vm_config *config, const struct config_key *key, const char *label,
 		       const json_t *value, struct errmsg *err)
@@ -26,108 +21,94 @@ static int set_integer(struct vm_config *config, const struct config_key *key, c
 	return config_set(config, key, label, text, err);
 }
 
-static int disk_member(struct disk_config *disk, const char *label, const char *name, const json_t *value,
-		       struct errmsg *err)
+static int item_from_json(struct vm_config *config, const struct config_key *key, const char *label,
+			  json_t *json, struct errmsg *err)
 {
-	if (strcmp(name, "path") == 0) {
-		if (!json_is_string(value))
-			return wrong_type(label, "a string", err);
-		free(disk->path);
-		disk->path = strdup(json_string_value(value));
-		return disk->path ? 0 : -ENOMEM;
-	}
-	if (strcmp(name, "serial") == 0) {
-		if (json_is_null(value))
-			return 0;
-		if (!json_is_string(value))
-			return wrong_type(label, "a string", err);
-		return config_set_serial(disk, label, json_string_value(value), err);
-	}
-	if (strcmp(name, "ro") != 0 && strcmp(name, "direct") != 0)
-		return errmsg_set(err, -EINVAL, "%s: no such key; a disk has path, ro, direct and serial",
-				  label);
-	if (!json_is_boolean(value))
-		return wrong_type(label, "true or false", err);
-	if (name[0] == 'r')
-		disk->read_only = json_is_true(value);
+	void *item;
+	int r = config_list_add(config, key, label, "", &item, err);
+
+	if (r < 0)
+		return r;
+	r = config_object_set_json(key->object, item, label, json, err);
+	if (r < 0)
+		config_object_done(key->object, item);
 	else
-		disk->direct = json_is_true(value);
-	return 0;
+		(*config_list_count(config, key))++;
+	return r;
 }
 
-static int disk_from_json(struct vm_config *config, const char *label, json_t *object, struct errmsg *err)
-{
-	struct disk_config disk = {0};
-	const char *name;
-	json_t *value;
-
-	if (!json_is_object(object))
-		return wrong_type(label, "an object with a path", err);
-	json_object_foreach(object, name, value)
-	{
-		char inner[LABEL_MAX];
-		int r;
-
-		snprintf(inner, sizeof(inner), "%.293s.%.60s", label, name);
-		r = disk_member(&disk, inner, name, value, err);
-		if (r < 0) {
-			free(disk.path);
-			return r;
-		}
-	}
-	return config_add_disk(config, label, &disk, err);
-}
-
-static int disks_from_json(struct vm_config *config, const char *label, const json_t *value,
-			   struct errmsg *err)
+static int list_from_json(struct vm_config *config, const struct config_key *key, const char *label,
+			  const json_t *value, struct errmsg *err)
 {
 	size_t i;
 	json_t *item;
 
 	if (!json_is_array(value))
-		return wrong_type(label, "an array of disks", err);
-	config_clear_disks(config);
+		return errmsg_set(err, -EINVAL, "%s: must be an array, with an object for each %s", label,
+				  key->object->noun);
+	config_list_clear(config, key);
 	json_array_foreach(value, i, item)
 	{
 		char inner[LABEL_MAX];
 		int r;
 
 		snprintf(inner, sizeof(inner), "%.271s[%zu]", label, i);
-		r = disk_from_json(config, inner, item, err);
+		r = item_from_json(config, key, inner, item, err);
 		if (r < 0)
 			return r;
 	}
 	return 0;
 }
 
+/* true and false go through the text side; an object replaces what was said of the device before. */
+static int device_from_json(struct vm_config *config, const struct config_key *key, const char *label,
+			    json_t *value, struct errmsg *err)
+{
+	void *member = config_member(config, key);
+
+	if (json_is_boolean(value))
+		return config_set(config, key, label, json_is_true(value) ? "on" : "off", err);
+	if (!json_is_object(value) || key->object->part_count == 0)
+		return config_wrong_type(
+			label, key->object->part_count ? "true, false or an object" : "true or false", err);
+	config_object_done(key->object, member);
+	config_object_init(key->object, member);
+	*config_device_on(config, key) = true;
+	return config_object_set_json(key->object, member, label, value, err);
+}
+
 static int key_from_json(struct vm_config *config, const struct config_key *key, const char *label,
-			 const json_t *value, struct errmsg *err)
+			 json_t *value, struct errmsg *err)
 {
 	switch (key->kind) {
 	case CONFIG_KIND_SWITCH:
 		if (!json_is_boolean(value))
-			return wrong_type(label, "true or false", err);
+			return config_wrong_type(label, "true or false", err);
 		*(bool *)config_member(config, key) = json_is_true(value);
 		return 0;
 	case CONFIG_KIND_COUNT:
 		if (!json_is_integer(value))
-			return wrong_type(label, "a whole number", err);
+			return config_wrong_type(label, "a whole number", err);
 		return set_integer(config, key, label, value, err);
 	case CONFIG_KIND_SIZE:
 		if (json_is_integer(value))
 			return set_integer(config, key, label, value, err);
 		if (!json_is_string(value))
-			return wrong_type(label, "bytes as a whole number, or a string like \"256M\"", err);
+			return config_wrong_type(label, "bytes as a whole number, or a string like \"256M\"",
+						 err);
 		break;
-	case CONFIG_KIND_DISKS:
-		return disks_from_json(config, label, value, err);
+	case CONFIG_KIND_LIST:
+		return list_from_json(config, key, label, value, err);
+	case CONFIG_KIND_DEVICE:
+		return device_from_json(config, key, label, value, err);
 	case CONFIG_KIND_NAME:
 	case CONFIG_KIND_STRING:
 	case CONFIG_KIND_PATH:
 	case CONFIG_KIND_LEVEL:
 	case CONFIG_KIND_CONSOLE:
+	case CONFIG_KIND_CHOICE:
 		if (!json_is_string(value))
-			return wrong_type(label, "a string", err);
+			return config_wrong_type(label, "a string", err);
 		break;
 	}
 	return config_set(config, key, label, json_string_value(value), err);
@@ -184,16 +165,14 @@ int vm_config_load(struct vm_config *config, const char *path, struct errmsg *er
 	return r;
 }
 
-static json_t *disks_to_json(const struct vm_config *config)
+static json_t *list_to_json(const struct vm_config *config, const struct config_key *key)
 {
 	json_t *array = json_array();
 
-	for (size_t i = 0; array && i < config->disk_count; i++) {
-		const struct disk_config *d = &config->disks[i];
-		json_t *disk = json_pack("{s:s, s:b, s:b, s:s?}", "path", d->path, "ro", d->read_only,
-					 "direct", d->direct, "serial", d->serial[0] ? d->serial : NULL);
+	for (size_t i = 0; array && i < *config_list_count(config, key); i++) {
+		json_t *item = config_object_to_json(key->object, config_list_item(config, key, i));
 
-		if (!disk || json_array_append_new(array, disk) < 0) {
+		if (!item || json_array_append_new(array, item) < 0) {
 			json_decref(array);
 			return NULL;
 		}
@@ -226,8 +205,14 @@ static json_t *key_to_json(const struct vm_config *config, const struct config_k
 
 		return text ? json_string(text) : NULL;
 	}
-	case CONFIG_KIND_DISKS:
-		return disks_to_json(config);
+	case CONFIG_KIND_CHOICE:
+		return json_string(key->choices[*(const unsigned *)member]);
+	case CONFIG_KIND_LIST:
+		return list_to_json(config, key);
+	case CONFIG_KIND_DEVICE:
+		if (!*config_device_on(config, key) || key->object->part_count == 0)
+			return json_boolean(*config_device_on(config, key));
+		return config_object_to_json(key->object, member);
 	}
 	return NULL;
 }

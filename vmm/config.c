@@ -18,6 +18,17 @@
 		.name = name_, .option = option_, .kind = CONFIG_KIND_##kind_,                               \
 		.offset = offsetof(struct vm_config, member_)                                                \
 	}
+#define LIST(name_, option_, member_, object_, max_)                                                         \
+	{                                                                                                    \
+		.name = name_, .option = option_, .kind = CONFIG_KIND_LIST,                                  \
+		.offset = offsetof(struct vm_config, member_##s), .object = &(object_),                      \
+		.count_offset = offsetof(struct vm_config, member_##_count), .max = max_                     \
+	}
+#define DEVICE(name_, option_, member_, object_)                                                             \
+	{                                                                                                    \
+		.name = name_, .option = option_, .kind = CONFIG_KIND_DEVICE,                                \
+		.offset = offsetof(struct vm_config, member_), .object = &(object_)                          \
+	}
 
 const struct config_key config_keys[] = {
 	KEY("name", "--name", NAME, name),
@@ -26,11 +37,11 @@ const struct config_key config_keys[] = {
 	KEY("cmdline", "--cmdline", STRING, cmdline),
 	KEY("mem", "--mem", SIZE, mem_bytes),
 	KEY("cpus", "--cpus", COUNT, cpus),
-	KEY("disks", "--disk", DISKS, disks),
+	LIST("disks", "--disk", disk, config_disk, CONFIG_DISKS_MAX),
 	KEY("console", "--console", CONSOLE, console),
 	KEY("mergeable", "--mergeable", SWITCH, mergeable),
 	KEY("kaslr", "--kaslr", SWITCH, kaslr),
-	KEY("balloon", "--balloon", SWITCH, balloon),
+	DEVICE("balloon", "--balloon", balloon, config_balloon),
 	KEY("detach", "--detach", SWITCH, detach),
 	KEY("stop_timeout", "--stop-timeout", COUNT, stop_timeout_s),
 	KEY("cgroup", "--cgroup", PATH, cgroup),
@@ -62,25 +73,47 @@ int vm_config_init(struct vm_config *config)
 		.mem_bytes = 256 * MIB,
 		.cpus = 1,
 		.console = CONSOLE_STDIO,
-		.balloon = true,
 		.stop_timeout_s = CONFIG_STOP_TIMEOUT_S,
 		.log_level = LOG_LEVEL_INFO,
 	};
+	for (size_t i = 0; i < config_key_count; i++)
+		if (config_keys[i].kind == CONFIG_KIND_DEVICE)
+			config_object_init(config_keys[i].object, config_member(config, &config_keys[i]));
 	/* panic=-1: a guest that panics resets at once, which ends the VM, instead of hanging. */
 	config->cmdline = strdup("console=ttyS0 panic=-1");
 	return config->cmdline ? 0 : -ENOMEM;
 }
 
-void config_clear_disks(struct vm_config *config)
+int config_list_add(struct vm_config *config, const struct config_key *key, const char *label,
+		    const char *what, void **ret, struct errmsg *err)
 {
-	for (size_t i = 0; i < config->disk_count; i++)
-		free(config->disks[i].path);
-	config->disk_count = 0;
+	size_t count = *config_list_count(config, key);
+
+	if (count == key->max)
+		return errmsg_set(err, -EINVAL, "%s %s: too many %ss; a VM has at most %zu", label, what,
+				  key->object->noun, key->max);
+	*ret = config_list_item(config, key, count);
+	config_object_init(key->object, *ret);
+	return 0;
+}
+
+void config_list_clear(struct vm_config *config, const struct config_key *key)
+{
+	for (size_t i = 0; i < *config_list_count(config, key); i++)
+		config_object_done(key->object, config_list_item(config, key, i));
+	*config_list_count(config, key) = 0;
 }
 
 void vm_config_done(struct vm_config *config)
 {
-	config_clear_disks(config);
+	for (size_t i = 0; i < config_key_count; i++) {
+		const struct config_key *key = &config_keys[i];
+
+		if (key->kind == CONFIG_KIND_LIST)
+			config_list_clear(config, key);
+		else if (key->kind == CONFIG_KIND_DEVICE)
+			config_object_done(key->object, config_member(config, key));
+	}
 	free(config->kernel);
 	free(config->initrd);
 	free(config->cmdline);
@@ -89,17 +122,6 @@ void vm_config_done(struct vm_config *config)
 	free(config->log_file);
 	free(config->cache_dir);
 	*config = (struct vm_config){0};
-}
-
-static int set_string(char **member, const char *text)
-{
-	char *copy = strdup(text);
-
-	if (!copy)
-		return -ENOMEM;
-	free(*member);
-	*member = copy;
-	return 0;
 }
 
 /* Accepts what config_check_name() accepts, because a longer one has no place in the struct. */
@@ -127,7 +149,7 @@ static int set_console(struct vm_config *config, const char *label, const char *
 		if (has_path && !text[len])
 			return errmsg_set(err, -EINVAL, "%s %s: no path behind the colon", label, text);
 		if (has_path) {
-			r = set_string(&config->console_path, text + len);
+			r = config_value_string(&config->console_path, text + len);
 		} else {
 			free(config->console_path);
 			config->console_path = NULL;
@@ -153,130 +175,65 @@ char *config_console_text(const struct vm_config *config)
 	return text;
 }
 
-static int switch_parse(const char *label, const char *text, bool *ret, struct errmsg *err)
-{
-	bool on = strcmp(text, "on") == 0;
-
-	if (!on && strcmp(text, "off") != 0)
-		return errmsg_set(err, -EINVAL, "%s %s: neither \"on\" nor \"off\"", label, text);
-	*ret = on;
-	return 0;
-}
-
-int config_set_serial(struct disk_config *disk, const char *label, const char *text, struct errmsg *err)
-{
-	size_t len = strlen(text);
-
-	if (len == 0 || len > CONFIG_SERIAL_MAX)
-		return errmsg_set(err, -EINVAL, "%s: serial \"%.40s\" has %zu bytes; use 1 to %d", label,
-				  text, len, CONFIG_SERIAL_MAX);
-	for (const char *p = text; *p; p++)
-		if (!isascii((unsigned char)*p) || !isgraph((unsigned char)*p))
-			return errmsg_set(err, -EINVAL,
-					  "%s: serial \"%s\" has a character that is not printable ASCII",
-					  label, text);
-	memcpy(disk->serial, text, len + 1);
-	return 0;
-}
-
-int config_add_disk(struct vm_config *config, const char *label, struct disk_config *disk, struct errmsg *err)
-{
-	int r = 0;
-
-	if (!disk->path || !disk->path[0])
-		r = errmsg_set(err, -EINVAL, "%s: no path; say path=FILE", label);
-	else if (config->disk_count == CONFIG_DISKS_MAX)
-		r = errmsg_set(err, -EINVAL,
-			       "%s %s: too many disks; the interrupt controller has lines for %d of them",
-			       label, disk->path, CONFIG_DISKS_MAX);
-	if (r < 0) {
-		free(disk->path);
-		disk->path = NULL;
-		return r;
-	}
-	config->disks[config->disk_count++] = *disk;
-	disk->path = NULL;
-	return 0;
-}
-
-/* Cuts the next comma-separated part off *ps, in place; ",," is a comma inside the part. */
-static char *part_next(char **ps)
-{
-	char *start = *ps, *in = *ps, *out = *ps;
-
-	if (!start)
-		return NULL;
-	for (;; in++) {
-		if (in[0] == ',' && in[1] == ',') {
-			in++;
-		} else if (in[0] == ',' || in[0] == '\0') {
-			break;
-		}
-		*out++ = *in;
-	}
-	*ps = *in ? in + 1 : NULL;
-	*out = '\0';
-	return start;
-}
-
-static int disk_part(struct disk_config *disk, const char *label, const char *part, struct errmsg *err)
-{
-	if (strncmp(part, "path=", 5) == 0)
-		return set_string(&disk->path, part + 5);
-	if (strncmp(part, "direct=", 7) == 0)
-		return switch_parse("--disk direct", part + 7, &disk->direct, err);
-	if (strncmp(part, "serial=", 7) == 0)
-		return config_set_serial(disk, label, part + 7, err);
-	if (strcmp(part, "ro") == 0) {
-		disk->read_only = true;
-		return 0;
-	}
-	return errmsg_set(
-		err, -EINVAL,
-		"%s: \"%s\" is no part of path=FILE[,ro][,direct=on|off][,serial=S] (write a comma in "
-		"a path as \",,\")",
-		label, part);
-}
-
-static int set_disk(struct vm_config *config, const char *label, const char *text, struct errmsg *err)
-{
-	struct disk_config disk = {0};
-	auto_free char *copy = strdup(text);
-	char *rest = copy, *part;
-
-	if (!copy)
-		return -ENOMEM;
-	while ((part = part_next(&rest))) {
-		int r = disk_part(&disk, label, part, err);
-
-		if (r < 0) {
-			free(disk.path);
-			return r;
-		}
-	}
-	return config_add_disk(config, label, &disk, err);
-}
-
-static int set_size(uint64_t *member, const char *label, const char *text, struct errmsg *err)
-{
-	int r = size_parse(text, member);
-
-	if (r == -ERANGE)
-		return errmsg_set(err, -EINVAL, "%s %s: larger than any machine; use e.g. 256M or 4G", label,
-				  text);
-	if (r < 0)
-		return errmsg_set(err, -EINVAL, "%s %s: not a size; use e.g. 256M or 4G", label, text);
-	return 0;
-}
-
 static int set_count(unsigned *member, const char *label, const char *text, struct errmsg *err)
 {
 	uint64_t v;
+	int r = config_value_count(&v, UINT32_MAX, label, text, err);
 
-	if (number_parse(text, UINT32_MAX, &v) < 0)
-		return errmsg_set(err, -EINVAL, "%s %s: not a whole number, or far too large", label, text);
-	*member = (unsigned)v;
-	return 0;
+	if (r == 0)
+		*member = (unsigned)v;
+	return r;
+}
+
+static int set_choice(unsigned *member, const char *const *choices, const char *label, const char *text,
+		      struct errmsg *err)
+{
+	char names[160];
+	size_t at = 0;
+
+	for (unsigned i = 0; choices[i]; i++) {
+		if (strcmp(text, choices[i]) == 0) {
+			*member = i;
+			return 0;
+		}
+		if (at < sizeof(names))
+			at += (size_t)snprintf(names + at, sizeof(names) - at, "%s%s",
+					       i == 0		? ""
+					       : choices[i + 1] ? ", "
+								: " or ",
+					       choices[i]);
+	}
+	return errmsg_set(err, -EINVAL, "%s %s: use %s", label, text, names);
+}
+
+static int add_to_list(struct vm_config *config, const struct config_key *key, const char *label,
+		       const char *text, struct errmsg *err)
+{
+	void *item;
+	int r = config_list_add(config, key, label, text, &item, err);
+
+	if (r < 0)
+		return r;
+	r = config_object_set_text(key->object, item, label, text, err);
+	if (r < 0)
+		config_object_done(key->object, item);
+	else
+		(*config_list_count(config, key))++;
+	return r;
+}
+
+/* A device's text replaces what was said of it before. */
+static int set_device(void *member, const struct config_object *type, const char *label, const char *text,
+		      struct errmsg *err)
+{
+	bool *on = member, off = strcmp(text, "off") == 0;
+
+	config_object_done(type, member);
+	config_object_init(type, member);
+	*on = !off;
+	if (off || strcmp(text, "on") == 0)
+		return off || !type->check ? 0 : type->check(member, label, err);
+	return config_object_set_text(type, member, label, text, err);
 }
 
 int config_set(struct vm_config *config, const struct config_key *key, const char *label, const char *text,
@@ -290,23 +247,27 @@ int config_set(struct vm_config *config, const struct config_key *key, const cha
 	case CONFIG_KIND_PATH:
 		if (!text[0])
 			return errmsg_set(err, -EINVAL, "%s: the path is empty", label);
-		return set_string(member, text);
+		return config_value_string(member, text);
 	case CONFIG_KIND_STRING:
-		return set_string(member, text);
+		return config_value_string(member, text);
 	case CONFIG_KIND_SIZE:
-		return set_size(member, label, text, err);
+		return config_value_size(member, label, text, err);
 	case CONFIG_KIND_COUNT:
 		return set_count(member, label, text, err);
 	case CONFIG_KIND_SWITCH:
-		return switch_parse(label, text, member, err);
+		return config_value_switch(member, label, text, err);
 	case CONFIG_KIND_LEVEL:
 		if (log_level_parse(text, member) < 0)
 			return errmsg_set(err, -EINVAL, "%s %s: use error, warn, info or debug", label, text);
 		return 0;
 	case CONFIG_KIND_CONSOLE:
 		return set_console(config, label, text, err);
-	case CONFIG_KIND_DISKS:
-		return set_disk(config, label, text, err);
+	case CONFIG_KIND_CHOICE:
+		return set_choice(member, key->choices, label, text, err);
+	case CONFIG_KIND_LIST:
+		return add_to_list(config, key, label, text, err);
+	case CONFIG_KIND_DEVICE:
+		return set_device(member, key->object, label, text, err);
 	}
 	return -EINVAL;
 }
@@ -319,28 +280,27 @@ int vm_config_set_text(struct vm_config *config, const char *option, const char 
 	return errmsg_set(err, -ENOENT, "--%s: no such option", option);
 }
 
-static int make_absolute(char **path, const char *cwd)
+static int resolve_key(struct vm_config *config, const struct config_key *key, const char *cwd)
 {
-	char *absolute;
+	int r = 0;
 
-	if (!*path || (*path)[0] == '/')
+	if (key->kind == CONFIG_KIND_PATH)
+		return config_value_absolute(config_member(config, key), cwd);
+	if (key->kind == CONFIG_KIND_DEVICE)
+		return config_object_resolve(key->object, config_member(config, key), cwd);
+	if (key->kind != CONFIG_KIND_LIST)
 		return 0;
-	if (asprintf(&absolute, "%s%s%s", cwd, cwd[strlen(cwd) - 1] == '/' ? "" : "/", *path) < 0)
-		return -ENOMEM;
-	free(*path);
-	*path = absolute;
-	return 0;
+	for (size_t i = 0; r == 0 && i < *config_list_count(config, key); i++)
+		r = config_object_resolve(key->object, config_list_item(config, key, i), cwd);
+	return r;
 }
 
 int vm_config_resolve(struct vm_config *config, const char *cwd)
 {
-	int r = make_absolute(&config->console_path, cwd);
+	int r = config_value_absolute(&config->console_path, cwd);
 
 	for (size_t i = 0; r == 0 && i < config_key_count; i++)
-		if (config_keys[i].kind == CONFIG_KIND_PATH)
-			r = make_absolute(config_member(config, &config_keys[i]), cwd);
-	for (size_t i = 0; r == 0 && i < config->disk_count; i++)
-		r = make_absolute(&config->disks[i].path, cwd);
+		r = resolve_key(config, &config_keys[i], cwd);
 	if (r == 0 && config->detach && !config->console_chosen)
 		config->console = CONSOLE_NONE;
 	return r;
@@ -388,6 +348,28 @@ static int check_console(const struct vm_config *config, struct errmsg *err)
 	return 0;
 }
 
+/* Each virtio device has an interrupt line of its own. */
+static int check_devices(const struct vm_config *config, struct errmsg *err)
+{
+	size_t devices = 0;
+
+	for (size_t i = 0; i < config_key_count; i++) {
+		const struct config_key *key = &config_keys[i];
+
+		if (key->kind == CONFIG_KIND_LIST)
+			devices += *config_list_count(config, key);
+		else if (key->kind == CONFIG_KIND_DEVICE && *config_device_on(config, key))
+			devices++;
+	}
+	if (devices > LAYOUT_VIRTIO_MAX)
+		return errmsg_set(
+			err, -EINVAL,
+			"%zu devices, but the interrupt controller has lines for %d: leave some out, e.g. by "
+			"--balloon off",
+			devices, LAYOUT_VIRTIO_MAX);
+	return 0;
+}
+
 int vm_config_check(const struct vm_config *config, struct errmsg *err)
 {
 	int r = check_name(config->name, err);
@@ -405,6 +387,8 @@ int vm_config_check(const struct vm_config *config, struct errmsg *err)
 	if (r == 0 && config->stop_timeout_s > CONFIG_STOP_TIMEOUT_MAX_S)
 		r = errmsg_set(err, -EINVAL, "--stop-timeout %u: at most %d seconds", config->stop_timeout_s,
 			       CONFIG_STOP_TIMEOUT_MAX_S);
+	if (r == 0)
+		r = check_devices(config, err);
 	if (r == 0)
 		r = check_console(config, err);
 	return r;

@@ -14,8 +14,7 @@
 
 #define CONFIG_NAME_MAX	  63 /* letters, digits, '-', '_', '.'; starts with a letter or digit */
 #define CONFIG_SERIAL_MAX 20 /* virtio 1.2, 5.2.6.1: the device ID string */
-/* One slot of the IOAPIC's virtio lines is the balloon's. */
-#define CONFIG_DISKS_MAX (LAYOUT_VIRTIO_MAX - 1)
+#define CONFIG_DISKS_MAX  (LAYOUT_VIRTIO_MAX - 1)
 /* Longest configuration file that is read: some 50 times what every option at its longest takes. */
 #define CONFIG_FILE_MAX		  ((size_t)1 << 20)
 #define CONFIG_STOP_TIMEOUT_S	  30
@@ -28,6 +27,10 @@ struct disk_config {
 	bool read_only;
 	bool direct; /* O_DIRECT */
 	char serial[CONFIG_SERIAL_MAX + 1];
+};
+
+struct balloon_config {
+	bool on;
 };
 
 struct vm_config {
@@ -44,7 +47,7 @@ struct vm_config {
 	char *console_path;  /* of CONSOLE_FILE and CONSOLE_UNIX */
 	bool mergeable;
 	bool kaslr;
-	bool balloon;
+	struct balloon_config balloon;
 	bool detach;
 	unsigned stop_timeout_s; /* from the power button by a signal to the kill */
 	char *cgroup;		 /* NULL: stay */
@@ -66,7 +69,7 @@ void vm_config_done(struct vm_config *config);
  * vm_config_set_text() - Set one option from its text on a command line.
  * @config: initialised; unchanged on failure.
  * @option: without dashes: "name", "mem", "log-file"..; "disk" adds one from
- * "path=FILE[,ro][,direct=on|off][,serial=S]", where ",," stands for a comma.
+ * "path=FILE[,ro][,direct=on|off][,serial=S]", where ",," stands for a comma; a device is "on", "off" or its parts.
  * @text: its value: sizes as size_parse() takes them, switches "on" or "off".
  * @err: one line that names the option.
  *

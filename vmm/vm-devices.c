@@ -140,7 +140,7 @@ static int balloon_attach(struct vm *vm)
 	const struct irq_line *irq;
 	int r;
 
-	if (!vm->config->balloon)
+	if (!vm->config->balloon.on)
 		return 0;
 	r = next_irq(vm, &irq);
 	if (r < 0)

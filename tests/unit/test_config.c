@@ -82,10 +82,14 @@ TEST(refused_texts)
 		{"cmdline", repeat(long_cmdline, 'c', LAYOUT_CMDLINE_MAX), "--cmdline: 4096 bytes"},
 		{"disk", "disk.img", "\"disk.img\" is no part of path=FILE"},
 		{"disk", "ro", "--disk: no path"},
-		{"disk", "path=", "--disk: no path"},
+		{"disk", "path=", "--disk path: the path is empty"},
 		{"disk", "", "is no part"},
 		{"disk", "path=x,", "is no part"},
 		{"disk", "path=x,direct=yes", "--disk direct yes: neither"},
+		{"disk", "path=x,ro=on", "\"ro=on\" is no part"},
+		{"disk", "path=x,direct", "\"direct\" is no part"},
+		{"disk", "path=x,dir=on", "\"dir=on\" is no part"},
+		{"balloon", "maybe", "\"maybe\" is no part of on|off"},
 		{"disk", "path=x,serial=123456789012345678901", "21 bytes; use 1 to 20"},
 		{"disk", "path=x,serial=", "0 bytes"},
 		{"disk", "path=x,serial=a b", "not printable"},
@@ -169,7 +173,7 @@ TEST(disks)
 	while (f.config.disk_count < CONFIG_DISKS_MAX)
 		assert_int_equal(set_and_check(&f, "disk", "path=z"), 0);
 	assert_int_equal(set_and_check(&f, "disk", "path=one-more"), -EINVAL);
-	assert_non_null(strstr(f.err.text, "--disk one-more: too many disks"));
+	assert_non_null(strstr(f.err.text, "--disk path=one-more: too many disks; a VM has at most 13"));
 	assert_int_equal(f.config.disk_count, CONFIG_DISKS_MAX);
 	vm_config_done(&f.config);
 }

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The structured options of a VM's devices: which parts each has, their defaults and limits. */
+#include <ctype.h>
+#include <errno.h>
+#include <string.h>
+
+#include "vmm/config-internal.h"
+
+#define PART(type_, name_, kind_, member_)                                                                   \
+	{                                                                                                    \
+		.name = name_, .kind = CONFIG_PART_##kind_, .offset = offsetof(type_, member_)               \
+	}
+
+/* Return: 0 or -EINVAL. What the guest sees in /sys/block/vdX/serial. */
+static int serial_parse(void *member, const char *label, const char *text, struct errmsg *err)
+{
+	size_t len = strlen(text);
+
+	if (len == 0 || len > CONFIG_SERIAL_MAX)
+		return errmsg_set(err, -EINVAL, "%s \"%.40s\" has %zu bytes; use 1 to %d", label, text, len,
+				  CONFIG_SERIAL_MAX);
+	for (const char *p = text; *p; p++)
+		if (!isascii((unsigned char)*p) || !isgraph((unsigned char)*p))
+			return errmsg_set(err, -EINVAL,
+					  "%s \"%s\" has a character that is not printable ASCII", label,
+					  text);
+	memcpy(member, text, len + 1);
+	return 0;
+}
+
+static void serial_format(const void *member, char *buf)
+{
+	strcpy(buf, member);
+}
+_Static_assert(CONFIG_SERIAL_MAX < CONFIG_PART_TEXT_MAX, "a serial fits");
+
+static int disk_check(const void *object, const char *label, struct errmsg *err)
+{
+	const struct disk_config *disk = object;
+
+	if (!disk->path)
+		return errmsg_set(err, -EINVAL, "%s: no path; say path=FILE", label);
+	return 0;
+}
+
+static const struct config_part disk_parts[] = {
+	PART(struct disk_config, "path", PATH, path),
+	PART(struct disk_config, "ro", FLAG, read_only),
+	PART(struct disk_config, "direct", SWITCH, direct),
+	{
+		.name = "serial",
+		.kind = CONFIG_PART_TEXT,
+		.offset = offsetof(struct disk_config, serial),
+		.parse = serial_parse,
+		.format = serial_format,
+	},
+};
+
+const struct config_object config_disk = {
+	.noun = "disk",
+	.syntax = "path=FILE[,ro][,direct=on|off][,serial=S]",
+	.bytes = sizeof(struct disk_config),
+	.parts = disk_parts,
+	.part_count = ARRAY_SIZE(disk_parts),
+	.check = disk_check,
+};
+
+static void balloon_init(void *object)
+{
+	struct balloon_config *balloon = object;
+
+	balloon->on = true;
+}
+
+const struct config_object config_balloon = {
+	.noun = "balloon",
+	.syntax = "on|off",
+	.bytes = sizeof(struct balloon_config),
+	.init = balloon_init,
+};
