@@ -35,6 +35,7 @@
 /* Device types (virtio 1.2, 5). */
 #define VIRTIO_ID_OF_NET     1
 #define VIRTIO_ID_OF_BLOCK   2
+#define VIRTIO_ID_OF_RNG     4
 #define VIRTIO_ID_OF_BALLOON 5
 
 /* The most queues a device may have. */

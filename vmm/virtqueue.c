@@ -226,6 +226,11 @@ int virtqueue_pop(struct virtqueue *vq, struct iovec *iov, unsigned iov_max, str
 	return 1;
 }
 
+void virtqueue_unpop(struct virtqueue *vq)
+{
+	vq->avail_next--;
+}
+
 void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t written)
 {
 	struct virtq_used_elem *elem;

@@ -128,6 +128,12 @@ void virtqueue_disable(struct virtqueue *vq);
 int virtqueue_pop(struct virtqueue *vq, struct iovec *iov, unsigned iov_max,
 		  struct virtqueue_chain *ret) must_check;
 
+/*
+ * Leave the chain that virtqueue_pop() gave last in the ring after all: the next pop reads it anew. Nothing may have
+ * been pushed or popped since.
+ */
+void virtqueue_unpop(struct virtqueue *vq);
+
 /**
  * virtqueue_push() - Publish a chain as used.
  * @vq: the queue; nothing happens when it is broken or disabled.

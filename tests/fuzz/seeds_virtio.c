@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Writes the seeds of the virtio fuzz targets, good guests all: seeds_virtio virtqueue|blk|balloon FOLDER. */
+/* Writes the seeds of the virtio fuzz targets, good guests all: seeds_virtio virtqueue|blk|balloon|rng FOLDER. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -123,6 +123,17 @@ static int seeds_balloon(const char *dir)
 	return seed_write(&s, dir, "inflate-deflate");
 }
 
+static int seeds_rng(const char *dir)
+{
+	struct seed s = {.len = 0};
+
+	add_start(&s, 1);
+	add_desc(&s, 0, 0, BASE_DATA, 0, 64, VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_NEXT);
+	add_desc(&s, 0, 1, BASE_DATA, 0x1000, 8192, VIRTQ_DESC_F_WRITE);
+	add_send(&s, 0);
+	return seed_write(&s, dir, "two-buffers");
+}
+
 /* Descriptors at 0, the available ring at 0x400, the used ring at 0x600. */
 static int seeds_virtqueue(const char *dir)
 {
@@ -157,6 +168,8 @@ int main(int argc, char **argv)
 		return seeds_balloon(argv[2]);
 	if (argc == 3 && !strcmp(argv[1], "virtqueue"))
 		return seeds_virtqueue(argv[2]);
-	fprintf(stderr, "usage: seeds_virtio virtqueue|blk|balloon FOLDER\n");
+	if (argc == 3 && !strcmp(argv[1], "rng"))
+		return seeds_rng(argv[2]);
+	fprintf(stderr, "usage: seeds_virtio virtqueue|blk|balloon|rng FOLDER\n");
 	return 2;
 }

@@ -94,6 +94,31 @@ static void pops_and_pushes(void **state)
 	assert_int_equal(len, 7);
 }
 
+/* A chain that was given back to the ring comes again, as it is by then. */
+static void unpops(void **state)
+{
+	struct fixture *f = *state;
+
+	for (uint16_t i = 0; i < 2; i++) {
+		driver_desc(f->q, i, DRIVER_DATA, 10u + i, 0, 0);
+		driver_offer(f->q, i);
+	}
+	for (unsigned round = 0; round < 3; round++) {
+		assert_int_equal(pop(f), 1);
+		assert_int_equal(f->chain.head, 0);
+		assert_int_equal(f->chain.readable_bytes, 10 + round);
+		virtqueue_unpop(&f->vq);
+		driver_desc(f->q, 0, DRIVER_DATA, 11 + round, 0, 0);
+	}
+	assert_true(virtqueue_kicks_on(&f->vq));
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(pop(f), 1);
+		assert_int_equal(f->chain.head, i);
+	}
+	assert_int_equal(pop(f), 0);
+	assert_false(virtqueue_kicks_on(&f->vq));
+}
+
 static void indirect_tables(void **state)
 {
 	struct fixture *f = *state;
@@ -547,9 +572,9 @@ static void iov_helpers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(pops_and_pushes), T(indirect_tables),		  T(indices_wrap), T(a_full_ring),
-		T(kicks),	    T(interrupts_with_event_idx), T(set_ups),	   T(interrupts_with_flags),
-		T(hostile_rings),   T(chains_above_4_gib),	  T(iov_helpers),
+		T(pops_and_pushes),	  T(unpops),	    T(indirect_tables),		  T(indices_wrap),
+		T(a_full_ring),		  T(kicks),	    T(interrupts_with_event_idx), T(set_ups),
+		T(interrupts_with_flags), T(hostile_rings), T(chains_above_4_gib),	  T(iov_helpers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
