@@ -11,6 +11,17 @@
 		.name = name_, .kind = CONFIG_PART_##kind_, .offset = offsetof(type_, member_)               \
 	}
 
+/* The limits of a device, "bw=SIZE,iops=N". */
+#define RATE_PARTS(type_, member_)                                                                           \
+	{.name = "bw",                                                                                       \
+	 .kind = CONFIG_PART_SIZE,                                                                           \
+	 .offset = offsetof(type_, member_.bytes_per_s),                                                     \
+	 .max = TOKEN_RATE_MAX},                                                                             \
+	{                                                                                                    \
+		.name = "iops", .kind = CONFIG_PART_COUNT, .offset = offsetof(type_, member_.ops_per_s),     \
+		.max = TOKEN_RATE_MAX                                                                        \
+	}
+
 /* Return: 0 or -EINVAL. What the guest sees in /sys/block/vdX/serial. */
 static int serial_parse(void *member, const char *label, const char *text, struct errmsg *err)
 {
@@ -63,6 +74,24 @@ const struct config_object config_disk = {
 	.parts = disk_parts,
 	.part_count = ARRAY_SIZE(disk_parts),
 	.check = disk_check,
+};
+
+static void rng_init(void *object)
+{
+	struct rng_config *rng = object;
+
+	rng->on = true;
+}
+
+static const struct config_part rng_parts[] = {RATE_PARTS(struct rng_config, rate)};
+
+const struct config_object config_rng = {
+	.noun = "random number device",
+	.syntax = "on|off|[bw=SIZE][,iops=N]",
+	.bytes = sizeof(struct rng_config),
+	.parts = rng_parts,
+	.part_count = ARRAY_SIZE(rng_parts),
+	.init = rng_init,
 };
 
 static void balloon_init(void *object)

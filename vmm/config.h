@@ -11,6 +11,7 @@
 #include "base/errmsg.h"
 #include "base/log.h"
 #include "vmm/layout.h"
+#include "vmm/token-bucket.h"
 
 #define CONFIG_NAME_MAX	  63 /* letters, digits, '-', '_', '.'; starts with a letter or digit */
 #define CONFIG_SERIAL_MAX 20 /* virtio 1.2, 5.2.6.1: the device ID string */
@@ -27,6 +28,11 @@ struct disk_config {
 	bool read_only;
 	bool direct; /* O_DIRECT */
 	char serial[CONFIG_SERIAL_MAX + 1];
+};
+
+struct rng_config {
+	bool on;
+	struct rate_config rate;
 };
 
 struct balloon_config {
@@ -47,6 +53,7 @@ struct vm_config {
 	char *console_path;  /* of CONSOLE_FILE and CONSOLE_UNIX */
 	bool mergeable;
 	bool kaslr;
+	struct rng_config rng;
 	struct balloon_config balloon;
 	bool detach;
 	unsigned stop_timeout_s; /* from the power button by a signal to the kill */
@@ -57,8 +64,8 @@ struct vm_config {
 };
 
 /**
- * vm_config_init() - Set the defaults: 256 MiB, 1 vCPU, console stdio, mergeable off, kaslr off, balloon on,
- * log level info, "console=ttyS0 panic=-1".
+ * vm_config_init() - Set the defaults: 256 MiB, 1 vCPU, console stdio, mergeable off, kaslr off, rng and balloon
+ * on, log level info, "console=ttyS0 panic=-1".
  *
  * Return: 0 or -ENOMEM.
  */

@@ -9,8 +9,8 @@
  * ROUND_CHAINS per round of the loop.
  *
  * A chain is taken only when it can be answered at once, so nothing is in flight between two calls: when there
- * are no bytes, the chain stays in the ring and a timer looks again. The driver waits; it has asked for bytes
- * and nothing else would do.
+ * are no bytes, or the limits (bw=, iops=) say later, the chain stays in the ring and a timer looks again. The driver
+ * waits; it has asked for bytes and nothing else would do. A reset does not refill the buckets.
  *
  * A chain without a writable byte, or with a readable one, breaks the device (5.4.6.1: a driver must not).
  */
@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <sys/random.h>
+#include <time.h>
 
 #define QUEUE_SIZE   64
 #define ROUND_CHAINS 16
@@ -30,10 +31,21 @@ struct virtio_rng {
 	struct virtio_mmio *mmio;
 	struct virtio_rng_options options;
 	struct io_source *timer; /* looks at the queue again */
-	uint64_t round_bytes;	 /* given in this round */
+	struct rate_limit limit;
+	bool waiting;	      /* a chain was left in the ring, for the timer */
+	uint64_t round_bytes; /* given in this round */
 	uint64_t bytes;
 	uint64_t no_data;
+	uint64_t throttled;
 };
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
 
 static ssize_t fill_from_kernel(void *arg, void *buf, size_t len)
 {
@@ -85,6 +97,17 @@ static void reset(void *dev)
 
 	/* Should this fail, the timer finds a queue that is not enabled. */
 	(void)!io_timer_set(rng->timer, 0);
+	rng->waiting = false;
+}
+
+/* Leave the chain in the ring until later. Return: 0. */
+static int wait_for(struct virtio_rng *rng, struct virtqueue *vq, uint64_t ns)
+{
+	virtqueue_unpop(vq);
+	rng->waiting = true;
+	/* Without a timer the driver waits for its next kick. */
+	(void)!io_timer_set(rng->timer, ns);
+	return 0;
 }
 
 /* Fill a buffer as far as there are bytes. Return: bytes, or the errno of having none at all. */
@@ -129,6 +152,7 @@ static int handle_one(struct virtio_rng *rng, struct virtqueue *vq)
 	struct iovec iov[QUEUE_SIZE];
 	struct virtqueue_chain chain;
 	uint32_t written;
+	uint64_t wait_ns;
 	int r = virtqueue_pop(vq, iov, QUEUE_SIZE, &chain);
 
 	if (r == 0)
@@ -137,14 +161,17 @@ static int handle_one(struct virtio_rng *rng, struct virtqueue *vq)
 		virtio_mmio_break(rng->mmio, r < 0 ? vq->broken : "rng buffer with a readable part");
 		return -EPROTO;
 	}
+	wait_ns = rate_limit_is_set(&rng->limit) ? rate_limit_wait_ns(&rng->limit, now_ns()) : 0;
+	if (wait_ns) {
+		rng->throttled++;
+		return wait_for(rng, vq, wait_ns);
+	}
 	written = fill_chain(rng, iov, chain.writable);
 	if (written == 0) {
-		virtqueue_unpop(vq);
 		rng->no_data++;
-		/* Without a timer the driver waits for its next kick. */
-		(void)!io_timer_set(rng->timer, NO_DATA_NS);
-		return 0;
+		return wait_for(rng, vq, NO_DATA_NS);
 	}
+	rate_limit_take(&rng->limit, written);
 	rng->bytes += written;
 	rng->round_bytes += written;
 	virtio_mmio_count_requests(rng->mmio, 1);
@@ -155,10 +182,10 @@ static int handle_one(struct virtio_rng *rng, struct virtqueue *vq)
 static void process_queue(struct virtio_rng *rng)
 {
 	struct virtqueue *vq = virtio_mmio_queue(rng->mmio, 0);
-	uint64_t no_data = rng->no_data;
 	unsigned chains = 0;
 
 	rng->round_bytes = 0;
+	rng->waiting = false;
 	do {
 		int r = 1;
 
@@ -174,7 +201,7 @@ static void process_queue(struct virtio_rng *rng)
 			break;
 		}
 		/* The chain that waits is in the ring still: the timer comes back for it. */
-	} while (rng->no_data == no_data && virtqueue_kicks_on(vq));
+	} while (!rng->waiting && virtqueue_kicks_on(vq));
 	virtio_mmio_signal(rng->mmio, 0);
 }
 
@@ -222,6 +249,7 @@ int virtio_rng_new(const struct virtio_rng_options *options, const struct guest_
 	rng->options = *options;
 	if (!rng->options.fill)
 		rng->options.fill = fill_from_kernel;
+	rate_limit_init(&rng->limit, &options->rate, now_ns());
 	r = io_timer_new(loop, look_again, rng, &rng->timer);
 	if (r < 0)
 		return r;
@@ -251,6 +279,7 @@ void virtio_rng_stats(struct virtio_rng *rng, struct virtio_rng_stats *ret)
 	virtio_mmio_lock(rng->mmio);
 	ret->bytes = rng->bytes;
 	ret->no_data = rng->no_data;
+	ret->throttled = rng->throttled;
 	virtio_mmio_unlock(rng->mmio);
 	virtio_mmio_counters(rng->mmio, &ret->virtio);
 }

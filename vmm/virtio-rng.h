@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include "base/cleanup.h"
+#include "vmm/token-bucket.h"
 #include "vmm/virtio-mmio.h"
 
 struct virtio_rng;
@@ -16,6 +17,7 @@ struct virtio_rng;
 #define RNG_REQUEST_BYTES_MAX 4096
 
 struct virtio_rng_options {
+	struct rate_config rate;
 	/*
 	 * Where the bytes come from, as getrandom(2) with GRND_NONBLOCK: fills up to @len bytes, more than 0. Return: how
 	 * many, or a negative errno. NULL: the kernel. For tests.
@@ -25,8 +27,9 @@ struct virtio_rng_options {
 };
 
 struct virtio_rng_stats {
-	uint64_t bytes;	  /* given to the guest */
-	uint64_t no_data; /* times the kernel had none to give, and the guest waited */
+	uint64_t bytes;	    /* given to the guest */
+	uint64_t no_data;   /* times the kernel had none to give, and the guest waited */
+	uint64_t throttled; /* times the guest waited for its limits */
 	struct virtio_counters virtio;
 };
 

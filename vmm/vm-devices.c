@@ -135,6 +135,23 @@ static int disks_new(struct vm *vm, struct errmsg *err)
 	return 0;
 }
 
+static int rng_attach(struct vm *vm)
+{
+	const struct virtio_rng_options options = {.rate = vm->config->rng.rate};
+	const struct irq_line *irq;
+	int r;
+
+	if (!vm->config->rng.on)
+		return 0;
+	r = next_irq(vm, &irq);
+	if (r < 0)
+		return r;
+	r = virtio_rng_new(&options, vm->mem, vm->loop, irq, &vm->rng);
+	if (r < 0)
+		return r;
+	return transport_attach(vm, virtio_rng_mmio(vm->rng));
+}
+
 static int balloon_attach(struct vm *vm)
 {
 	const struct irq_line *irq;
@@ -159,6 +176,8 @@ int vm_devices_new(struct vm *vm, struct errmsg *err)
 	if (r == 0)
 		r = disks_new(vm, err);
 	if (r == 0)
+		r = rng_attach(vm);
+	if (r == 0)
 		r = balloon_attach(vm);
 	if (r < 0)
 		return errmsg_set(err, r, "cannot set up the devices: %s", strerror(-r));
@@ -168,6 +187,7 @@ int vm_devices_new(struct vm *vm, struct errmsg *err)
 void vm_devices_free(struct vm *vm)
 {
 	virtio_balloon_free(vm->balloon);
+	virtio_rng_free(vm->rng);
 	for (size_t i = vm->config->disk_count; i-- > 0;)
 		virtio_blk_free(vm->disks[i]);
 	console_set_input(vm->console, NULL, NULL);

@@ -67,6 +67,16 @@ static json_t *disk_json(const struct disk_config *config, struct virtio_blk *di
 			 virtio_json(&s.virtio));
 }
 
+static json_t *rng_json(struct virtio_rng *rng)
+{
+	struct virtio_rng_stats s;
+
+	virtio_rng_stats(rng, &s);
+	return json_pack("{s:s, s:I, s:I, s:I, s:o}", "type", "rng", "bytes", (json_int_t)s.bytes,
+			 "throttled", (json_int_t)s.throttled, "no_data", (json_int_t)s.no_data, "virtio",
+			 virtio_json(&s.virtio));
+}
+
 static json_t *balloon_json(struct virtio_balloon *balloon)
 {
 	struct virtio_balloon_stats s;
@@ -89,6 +99,8 @@ static json_t *devices_json(const struct vm *vm)
 
 	for (size_t i = 0; i < vm->config->disk_count && r == 0; i++)
 		r = json_array_append_new(list, disk_json(&vm->config->disks[i], vm->disks[i]));
+	if (vm->rng && r == 0)
+		r = json_array_append_new(list, rng_json(vm->rng));
 	if (vm->balloon && r == 0)
 		r = json_array_append_new(list, balloon_json(vm->balloon));
 	if (r == 0)

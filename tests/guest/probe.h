@@ -188,7 +188,7 @@ struct verb {
 	void (*run)(const struct command *c);
 };
 
-extern const struct verb memory_verbs[], blk_verbs[], balloon_verbs[], hostile_verbs[], virtio_verbs[],
+extern const struct verb memory_verbs[], blk_verbs[], balloon_verbs[], rng_verbs[], hostile_verbs[], virtio_verbs[],
 	machine_verbs[];
 
 /* ---- other CPUs ---- */

@@ -6,6 +6,7 @@
 #include "probe.h"
 
 #define VIRTIO_ID_BLOCK	  2
+#define VIRTIO_ID_RNG	  4
 #define VIRTIO_ID_BALLOON 5
 
 #define F_INDIRECT  (1ull << 28)

@@ -90,6 +90,12 @@ TEST(refused_texts)
 		{"disk", "path=x,direct", "\"direct\" is no part"},
 		{"disk", "path=x,dir=on", "\"dir=on\" is no part"},
 		{"balloon", "maybe", "\"maybe\" is no part of on|off"},
+		{"rng", "maybe", "\"maybe\" is no part of on|off|[bw=SIZE][,iops=N]"},
+		{"rng", "on,bw=1M", "\"on\" is no part"},
+		{"rng", "bw=2T", "must be from 0 B to 1 TiB"},
+		{"rng", "bw=-1", "--rng bw -1"},
+		{"rng", "iops=1K", "--rng iops 1K"},
+		{"rng", "iops=99999999999999999999", "--rng iops 9999"},
 		{"disk", "path=x,serial=123456789012345678901", "21 bytes; use 1 to 20"},
 		{"disk", "path=x,serial=", "0 bytes"},
 		{"disk", "path=x,serial=a b", "not printable"},
@@ -163,6 +169,8 @@ TEST(disks)
 	struct fixture f;
 
 	begin(&f);
+	/* All slots but the balloon's are for disks then. */
+	assert_int_equal(set_and_check(&f, "rng", "off"), 0);
 	assert_int_equal(set_and_check(&f, "disk", "path=/a,,b,ro,direct=on,serial=S1"), 0);
 	assert_string_equal(f.config.disks[0].path, "/a,b");
 	assert_true(f.config.disks[0].read_only);
@@ -175,6 +183,23 @@ TEST(disks)
 	assert_int_equal(set_and_check(&f, "disk", "path=one-more"), -EINVAL);
 	assert_non_null(strstr(f.err.text, "--disk path=one-more: too many disks; a VM has at most 13"));
 	assert_int_equal(f.config.disk_count, CONFIG_DISKS_MAX);
+	vm_config_done(&f.config);
+}
+
+TEST(random_numbers)
+{
+	struct fixture f;
+
+	begin(&f);
+	assert_true(f.config.rng.on);
+	assert_int_equal(set_and_check(&f, "rng", "bw=1M,iops=100"), 0);
+	assert_int_equal(f.config.rng.rate.bytes_per_s, 1 << 20);
+	assert_int_equal(f.config.rng.rate.ops_per_s, 100);
+	assert_int_equal(set_and_check(&f, "rng", "iops=5"), 0);
+	assert_int_equal(f.config.rng.rate.bytes_per_s, 0);
+	assert_int_equal(set_and_check(&f, "rng", "off"), 0);
+	assert_false(f.config.rng.on);
+	assert_int_equal(f.config.rng.rate.ops_per_s, 0);
 	vm_config_done(&f.config);
 }
 
@@ -228,7 +253,8 @@ TEST(printed_is_taken_back)
 		apply_json(
 			&a,
 			"{\"initrd\": \"i\", \"mem\": \"3G\", \"cpus\": 4, \"mergeable\": true,"
-			" \"kaslr\": true, \"balloon\": false, \"cgroup\": \"c\", \"log_level\": \"debug\","
+			" \"kaslr\": true, \"balloon\": false, \"rng\": {\"bw\": \"2M\", \"iops\": 9}, "
+			"\"cgroup\": \"c\", \"log_level\": \"debug\","
 			" \"log_file\": null, \"detach\": true, \"stop_timeout\": 3, \"cmdline\": \"q\\\"\","
 			" \"disks\": [{\"path\": \"d\", \"ro\": true, \"direct\": true, \"serial\": \"S\"},"
 			"             {\"path\": \"/e,f\"}]}"),
@@ -308,10 +334,15 @@ TEST(files)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(refused_texts), cmocka_unit_test(taken_at_the_limits),
-		cmocka_unit_test(missing),	 cmocka_unit_test(disks),
-		cmocka_unit_test(refused_json),	 cmocka_unit_test(printed_is_taken_back),
-		cmocka_unit_test(later_wins),	 cmocka_unit_test(files),
+		cmocka_unit_test(refused_texts),
+		cmocka_unit_test(taken_at_the_limits),
+		cmocka_unit_test(missing),
+		cmocka_unit_test(disks),
+		cmocka_unit_test(random_numbers),
+		cmocka_unit_test(refused_json),
+		cmocka_unit_test(printed_is_taken_back),
+		cmocka_unit_test(later_wins),
+		cmocka_unit_test(files),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

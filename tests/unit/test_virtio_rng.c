@@ -33,9 +33,9 @@ static ssize_t fill(void *arg, void *buf, size_t len)
 	return (ssize_t)n;
 }
 
-static void open_device(struct fixture *f, bool stand_in)
+static void open_device(struct fixture *f, bool stand_in, struct rate_config rate)
 {
-	struct virtio_rng_options o = {.fill = stand_in ? fill : NULL, .arg = f};
+	struct virtio_rng_options o = {.rate = rate, .fill = stand_in ? fill : NULL, .arg = f};
 
 	virtio_rng_free(f->rng);
 	assert_int_equal(virtio_rng_new(&o, f->d.mem, f->d.loop, &f->d.irq, &f->rng), 0);
@@ -49,7 +49,7 @@ static int setup(void **state)
 
 	*state = f;
 	assert_int_equal(driver_init(&f->d), 0);
-	open_device(f, true);
+	open_device(f, true, (struct rate_config){0});
 	return 0;
 }
 
@@ -95,7 +95,7 @@ static void kernel_bytes(void **state)
 	uint8_t first[512];
 	unsigned zeroes = 0;
 
-	open_device(f, false);
+	open_device(f, false, (struct rate_config){0});
 	assert_true(driver_start(&f->d, VIRTIO_FEATURE_EVENT_IDX, 8));
 	assert_int_equal(driver_read(&f->d, 0x008), 4);
 	memset(data(f, 0), 0, 1024);
@@ -212,6 +212,32 @@ static void nothing_to_give(void **state)
 	assert_int_equal(f->calls, 0);
 }
 
+/* The limits hold from below; how late the timer is depends on the machine. A reset buys nothing. */
+static void limits(void **state)
+{
+	static const struct rate_config rates[] = {{.ops_per_s = 20}, {.bytes_per_s = 20 * 1000}};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(rates); i++) {
+		struct timespec start, end;
+		int64_t ms;
+
+		open_device(f, true, rates[i]);
+		clock_gettime(CLOCK_MONOTONIC, &start);
+		for (unsigned n = 0; n < 8; n++) {
+			if (n % 4 == 0)
+				assert_true(driver_start(&f->d, VIRTIO_FEATURE_EVENT_IDX, 8));
+			assert_int_equal(ask(f, 1000), 1000);
+		}
+		clock_gettime(CLOCK_MONOTONIC, &end);
+		ms = (end.tv_sec - start.tv_sec) * 1000 + (end.tv_nsec - start.tv_nsec) / 1000000;
+		/* 8 at 20 a second, 2 of which are the burst and one may be owed. */
+		assert_in_range(ms, 240, 9000);
+		assert_in_range(stats(f).throttled, 5, 20);
+		assert_int_equal(stats(f).virtio.requests, 8);
+	}
+}
+
 static void held_device_leaves_memory_alone(void **state)
 {
 	struct fixture *f = *state;
@@ -295,9 +321,15 @@ static void no_configuration(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(kernel_bytes),     T(bounded_requests), T(bounded_rounds),
-		T(partial_answers),  T(nothing_to_give),  T(held_device_leaves_memory_alone),
-		T(hostile_requests), T(no_configuration),
+		T(kernel_bytes),
+		T(bounded_requests),
+		T(bounded_rounds),
+		T(partial_answers),
+		T(nothing_to_give),
+		T(limits),
+		T(held_device_leaves_memory_alone),
+		T(hostile_requests),
+		T(no_configuration),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

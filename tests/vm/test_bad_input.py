@@ -184,6 +184,26 @@ class BadInput(SardineTest):
     def test_switch_unknown(self):
         return ["--mergeable", "maybe"]
 
+    @row(2, "--rng", "maybe", "on|off|[bw=SIZE][,iops=N]")
+    def test_rng_word(self):
+        return ["--rng", "maybe"]
+
+    @row(2, "--rng bw", "2T", "1 TiB")
+    def test_rng_limit_absurd(self):
+        return ["--rng", "bw=2T"]
+
+    @row(2, "--rng iops", "1.5")
+    def test_rng_limit_not_whole(self):
+        return ["--rng", "iops=1.5"]
+
+    @row(2, "bad.json", "rng.burst", "no such key")
+    def test_rng_unknown_key(self):
+        return self.config('{"rng": {"burst": 1}}')
+
+    @row(2, "devices", "14", "--balloon off")
+    def test_devices_too_many(self):
+        return [word for i in range(13) for word in ("--disk", f"path=/d{i}")]
+
     @row(2, "--log-level loud", "debug")
     def test_log_level_unknown(self):
         return ["--log-level", "loud"]

@@ -4,7 +4,7 @@
 import struct
 
 import sardine_test
-from probe import (BALLOON, BLOCK, F_EVENT_IDX, F_INDIRECT, FULL, GIB, MIB, NEEDS_RESET, PAGE, SECTOR,
+from probe import (BALLOON, BLOCK, F_EVENT_IDX, F_INDIRECT, FULL, GIB, MIB, NEEDS_RESET, PAGE, RNG, SECTOR,
                    ProbeTest, pattern_sectors)
 from sardine_test import poll
 
@@ -178,6 +178,19 @@ BALLOON_BREAKS = (
 )
 
 
+RNG_BREAKS = (
+    ("readable", one_chain(desc(DATA, 64))),
+    ("two parts, one readable", one_chain(desc(DATA, 64, NEXT, 1), desc(DATA, 64, WRITE))),
+    ("nothing", one_chain(desc(DATA, 0, WRITE))),
+    ("behind RAM", one_chain(desc(MEM, 64, WRITE))),
+    ("over the end of RAM", one_chain(desc(MEM - 32, 64, WRITE))),
+    ("4 GiB - 1", one_chain(desc(DATA, 0xFFFFFFFF, WRITE))),
+    ("loop", one_chain(desc(DATA, 64, NEXT | WRITE, 0))),
+    ("head out of range", one_chain(desc(DATA, 64, WRITE), head=QUEUE)),
+    ("write outside the configuration", pokes((REG_CONFIG, 1, 4))),
+)
+
+
 class Hostile(ProbeTest):
     def setUp(self):
         super().setUp()
@@ -185,17 +198,19 @@ class Hostile(ProbeTest):
         self.vm = self.probe(cpus=2, disk=f"path={self.disk}")
         self.blk = self.vm.device(BLOCK)
         self.balloon = self.vm.device(BALLOON)
+        self.rng = self.vm.device(RNG)
 
     def status(self, dev):
         return self.vm.ask("vstatus", dev=dev)["status"]
 
     def healthy(self):
-        """Both devices work after a reset, and the VM lives."""
+        """All devices work after a reset, and the VM lives."""
         got = self.vm.blk(self.blk, "verify", seed=1, count=64, size=4096, depth=4)
         self.assertSub({"errors": 0, "bad": 0, "requests": 8}, got)
         part = {"from": 16 * MIB, "to": 16 * MIB + 16 * PAGE}
         self.assertSub({"pfns": 16}, self.vm.ask("inflate", dev=self.balloon, restart=1, **part))
         self.assertSub({"pfns": 16}, self.vm.ask("deflate", dev=self.balloon, **part))
+        self.assertSub({"written": 4096}, self.vm.ask("rng", dev=self.rng, restart=1, bytes=4096))
 
     def hostile_count(self, kind):
         return self.vm.device_stats(kind)["virtio"]["hostile"]
@@ -230,6 +245,16 @@ class Hostile(ProbeTest):
                 self.healthy()
         self.vm.power_off()
 
+    def test_broken_rng(self):
+        for what, row in RNG_BREAKS:
+            with self.subTest(what):
+                before = self.hostile_count("rng")
+                row(Ring(self.vm, self.rng, 0))
+                poll(lambda: self.status(self.rng) & NEEDS_RESET, f"{what}: the device needs a reset", 5)
+                self.assertEqual(self.hostile_count("rng"), before + 1)
+                self.healthy()
+        self.vm.power_off()
+
     def test_actual_out_of_range(self):
         ring = Ring(self.vm, self.balloon, 0)
         for value in (0xFFFFFFFF, MEM // PAGE + 1):
@@ -242,7 +267,7 @@ class Hostile(ProbeTest):
 
     def test_register_storm(self):
         for seed in range(100 if FULL else 4):
-            for dev in (self.blk, self.balloon):
+            for dev in (self.blk, self.balloon, self.rng):
                 self.vm.ask("register_storm", dev=dev, seed=seed, rounds=2000)
                 self.healthy()
         self.vm.power_off()
@@ -250,7 +275,7 @@ class Hostile(ProbeTest):
     def test_ring_storm(self):
         broken = 0
         for seed in range(100 if FULL else 4):
-            for dev in (self.blk, self.balloon):
+            for dev in (self.blk, self.balloon, self.rng):
                 got = self.vm.ask("ring_storm", dev=dev, seed=seed, rounds=200, seconds=60)
                 broken += got["broken"]
                 # The storm may have written to the disk.

@@ -181,7 +181,7 @@ class Verbs(SardineTest):
         self.assertEqual(one["name"], "a")
         self.assertTrue(one["memory"]["mergeable"])
         self.assertEqual(len(one["vcpus"]), 2)
-        self.assertEqual([d["type"] for d in one["devices"]], ["block", "balloon", "console"])
+        self.assertEqual([d["type"] for d in one["devices"]], ["block", "rng", "balloon", "console"])
         both = self.valid(self.json("stats"))
         self.assertEqual([v["name"] for v in both["vms"]], ["a", "b"])
         for vm in both["vms"]:
@@ -201,7 +201,8 @@ class Verbs(SardineTest):
         self.probe()
         good = self.json("stats", "vm")
         for path, bad in ((("memory", "merged_bytes"), None), (("memory", "merged_bytes"), -1), (("state",), "odd"),
-                          (("schema",), 2), (("devices", 0, "refused_pages"), "x"), (("saved",), {}), (("pid",), 0)):
+                          (("schema",), 2), (("devices", 0, "throttled"), -1), (("devices", 1, "refused_pages"), "x"),
+                          (("saved",), {}), (("pid",), 0)):
             document = json.loads(json.dumps(good))
             place = document
             for key in path[:-1]:
