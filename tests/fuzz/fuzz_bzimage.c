@@ -9,18 +9,13 @@
 #include "base/addr.h"
 #include "base/fs.h"
 #include "base/size.h"
+#include "tests/fuzz/require.h"
 #include "vmm/kernel-bzimage.h"
 #include "vmm/kernel-unpack.h"
 
 #define UNPACKED_MAX ((uint64_t)4 << 20)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(int x)
-{
-	if (!x)
-		__builtin_trap();
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -9,17 +9,12 @@
 #include "base/fs.h"
 #include "base/size.h"
 #include "ksm/dedup-count.h"
+#include "tests/fuzz/require.h"
 #include "tools/dump-file.h"
 
 #define DECODED_MAX (4 * MIB)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(int x)
-{
-	if (!x)
-		__builtin_trap();
-}
 
 static void analyze(struct dump_file *dump)
 {

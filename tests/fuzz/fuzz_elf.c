@@ -8,16 +8,11 @@
 #include "base/addr.h"
 #include "base/fs.h"
 #include "base/size.h"
+#include "tests/fuzz/require.h"
 #include "vmm/kernel-elf.h"
 #include "vmm/layout.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(int x)
-{
-	if (!x)
-		__builtin_trap();
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -13,17 +13,12 @@
 #include "base/bytes.h"
 #include "base/fs.h"
 #include "ksm/sketch.h"
+#include "tests/fuzz/require.h"
 
 #define HEADER_BYTES 32u
 #define CHECKSUM_AT  24u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(int x)
-{
-	if (!x)
-		__builtin_trap();
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

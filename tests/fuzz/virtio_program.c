@@ -9,12 +9,6 @@ struct program {
 	size_t left;
 };
 
-void require(bool x)
-{
-	if (!x)
-		__builtin_trap();
-}
-
 static uint64_t take(struct program *p, size_t bytes)
 {
 	uint8_t raw[8] = {0};

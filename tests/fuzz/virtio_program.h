@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tests/fuzz/require.h"
 #include "tests/unit/virtio_driver.h"
 #include "vmm/layout.h"
 
@@ -29,9 +30,6 @@ enum program_base { BASE_DATA, BASE_TABLE, BASE_QUEUE, BASE_ZERO, BASE_END, BASE
 
 /* The indirect table that STEP_TABLE writes. */
 #define PROGRAM_TABLE (DRIVER_DATA + 0x10000u)
-
-/* Dies when @x is false. */
-void require(bool x);
 
 /**
  * program_run() - Run one input against a device, then reset it.

@@ -10,24 +10,11 @@
 #include <sys/stat.h>
 
 #include "base/fs.h"
+#include "tests/unit/fake-vm.h"
 #include "tests/unit/loop-thread.h"
 #include "tests/unit/tempdir.h"
 #include "tests/unit/test.h"
 #include "vmm/control-internal.h"
-
-/* The VM: counts what it is asked. */
-struct fake_vm {
-	atomic_uint presses;
-	atomic_uint kills;
-	atomic_ullong balloon_bytes;
-	int balloon_result;
-	int console_result;
-	atomic_bool usage_wait;
-	atomic_int usage_result;
-	atomic_uint usages;
-	atomic_bool dump_go; /* the dump waits for it */
-	atomic_uint dumps_cancelled;
-};
 
 struct fixture {
 	struct tempdir dir;
@@ -35,82 +22,6 @@ struct fixture {
 	struct control *control;
 	struct fake_vm vm;
 	char path[256];
-};
-
-static inline json_t *fake_stats(void *arg)
-{
-	(void)arg;
-	return json_pack("{s:s}", "state", "running");
-}
-
-static inline int fake_usage(void *arg, struct vm_usage *ret)
-{
-	struct fake_vm *vm = arg;
-
-	atomic_fetch_add(&vm->usages, 1);
-	while (atomic_load(&vm->usage_wait))
-		nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
-	*ret = (struct vm_usage){.configured = 7};
-	return atomic_load(&vm->usage_result);
-}
-
-static inline void fake_press(void *arg)
-{
-	atomic_fetch_add(&((struct fake_vm *)arg)->presses, 1);
-}
-
-static inline void fake_kill(void *arg)
-{
-	atomic_fetch_add(&((struct fake_vm *)arg)->kills, 1);
-}
-
-static inline int fake_balloon(void *arg, uint64_t bytes)
-{
-	struct fake_vm *vm = arg;
-
-	atomic_store(&vm->balloon_bytes, bytes);
-	return vm->balloon_result;
-}
-
-static inline int fake_dump(void *arg, int fd, enum dump_format format, const atomic_bool *cancel,
-			    struct errmsg *err, struct dump_result *ret)
-{
-	struct fake_vm *vm = arg;
-
-	while (!atomic_load(&vm->dump_go) && !atomic_load(cancel))
-		nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
-	if (atomic_load(cancel)) {
-		atomic_fetch_add(&vm->dumps_cancelled, 1);
-		return errmsg_set(err, -ECANCELED, "cancelled");
-	}
-	ret->data_bytes = 3;
-	ret->file_bytes = 5;
-	if (format == DUMP_RAW)
-		return errmsg_set(err, -ENOSPC, "cannot write: no space");
-	return pwrite_full(fd, "abc", 3, 0);
-}
-
-static inline int fake_console(void *arg, int fd, const void *prefix, size_t prefix_len, const void *input,
-			       size_t input_len)
-{
-	struct fake_vm *vm = arg;
-	int r = vm->console_result;
-
-	if (r == 0 && (send(fd, prefix, prefix_len, 0) < 0 || send(fd, "history|", 8, 0) < 0 ||
-		       (input_len && send(fd, input, input_len, 0) < 0)))
-		r = -errno;
-	close(fd);
-	return r;
-}
-
-static const struct control_ops fake_ops = {
-	.stats = fake_stats,
-	.usage = fake_usage,
-	.power_button = fake_press,
-	.kill = fake_kill,
-	.balloon = fake_balloon,
-	.dump = fake_dump,
-	.console = fake_console,
 };
 
 static inline void fixture_start(struct fixture *f)
