@@ -220,6 +220,8 @@ void probe_kvm(struct probe_kvm *ret)
 
 	*ret = (struct probe_kvm){0};
 	r = kvm_open(&vm.kvm, &ret->why);
+	if (r == 0)
+		r = kvm_create_irqchip(&vm.kvm, &ret->why);
 	if (r < 0)
 		errmsg_set(&ret->why, r, "%s: %s", KVM_DEVICE, strerror(-r));
 	ret->usable = r == 0;

@@ -86,7 +86,6 @@ static int disable_pmu(struct kvm *kvm)
 
 static int create_vm(struct kvm *kvm)
 {
-	struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
 	int r;
 
 	do {
@@ -95,17 +94,13 @@ static int create_vm(struct kvm *kvm)
 	if (kvm->vm_fd < 0)
 		return -errno;
 	r = set_intel_pages(kvm);
-	if (r == 0)
-		r = disable_pmu(kvm);
-	if (r < 0)
-		return r;
-	if (ioctl(kvm->vm_fd, KVM_CREATE_IRQCHIP, 0) < 0)
-		return -errno;
-	/* Guests find no PIT in the ACPI tables; it serves those that are told acpi=off or probe for it. */
-	if (ioctl(kvm->system_fd, KVM_CHECK_EXTENSION, KVM_CAP_PIT2) > 0 &&
-	    ioctl(kvm->vm_fd, KVM_CREATE_PIT2, &pit) < 0)
-		return -errno;
-	return 0;
+	return r < 0 ? r : disable_pmu(kvm);
+}
+
+static int cannot_create(int r, struct errmsg *err)
+{
+	return errmsg_set(err, r == -EPERM || r == -EOPNOTSUPP || r == -EBUSY ? -ENOTSUP : r,
+			  "%s: cannot create a VM: %s; see the kernel's log", KVM_DEVICE, strerror(-r));
 }
 
 int kvm_open(struct kvm *kvm, struct errmsg *err)
@@ -122,10 +117,19 @@ int kvm_open(struct kvm *kvm, struct errmsg *err)
 				  KVM_DEVICE);
 	kvm->run_bytes = (size_t)bytes;
 	r = create_vm(kvm);
-	if (r < 0)
-		return errmsg_set(err, r == -EPERM || r == -EOPNOTSUPP || r == -EBUSY ? -ENOTSUP : r,
-				  "%s: cannot create a VM: %s; see the kernel's log", KVM_DEVICE,
-				  strerror(-r));
+	return r < 0 ? cannot_create(r, err) : 0;
+}
+
+int kvm_create_irqchip(struct kvm *kvm, struct errmsg *err)
+{
+	struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
+
+	if (ioctl(kvm->vm_fd, KVM_CREATE_IRQCHIP, 0) < 0)
+		return cannot_create(-errno, err);
+	/* Guests find no PIT in the ACPI tables; it serves those that are told acpi=off or probe for it. */
+	if (ioctl(kvm->system_fd, KVM_CHECK_EXTENSION, KVM_CAP_PIT2) > 0 &&
+	    ioctl(kvm->vm_fd, KVM_CREATE_PIT2, &pit) < 0)
+		return cannot_create(-errno, err);
 	return 0;
 }
 

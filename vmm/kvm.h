@@ -20,7 +20,7 @@ struct kvm {
 };
 
 /**
- * kvm_open() - Open KVM and create a VM with interrupt controllers; the PIT only where the kernel has one.
+ * kvm_open() - Open KVM and create a VM; memory and interrupt controllers follow.
  * @kvm: filled; end it with kvm_close() also after a failure.
  * @err: what is missing and what to do.
  *
@@ -31,6 +31,16 @@ void kvm_close(struct kvm *kvm);
 
 /* Give the VM its RAM, one slot per region. */
 int kvm_set_memory(struct kvm *kvm, const struct guest_memory *mem, struct errmsg *err) must_check;
+
+/**
+ * kvm_create_irqchip() - Create the interrupt controllers, and the PIT where the kernel has one.
+ *
+ * Before vCPUs and interrupt lines, but after kvm_set_memory(): since 6.18 the controllers' registers are put on
+ * their bus by call_srcu(), and a change of memory slots that follows waits for that grace period, 4 ms.
+ *
+ * Return: as kvm_open().
+ */
+int kvm_create_irqchip(struct kvm *kvm, struct errmsg *err) must_check;
 
 /**
  * kvm_irq_line() - Make an interrupt line: an eventfd whose writes are edges on the IOAPIC pin.

@@ -144,6 +144,9 @@ static int vm_build(struct vm *vm, struct errmsg *err)
 	r = make_memory(vm, err);
 	if (r < 0)
 		return r;
+	r = kvm_create_irqchip(&vm->kvm, err);
+	if (r < 0)
+		return r;
 	r = vm_devices_new(vm, err);
 	if (r < 0)
 		return r;

@@ -111,6 +111,7 @@ static void start(struct machine *m, enum boot_entry kind, uint64_t ram, const s
 	boot_image_done(&image);
 	OK(kvm_open(&m->kvm, &err), &err);
 	OK(kvm_set_memory(&m->kvm, m->mem, &err), &err);
+	OK(kvm_create_irqchip(&m->kvm, &err), &err);
 	for (unsigned i = 0; i < 2; i++) {
 		m->vcpus[i] = ioctl(m->kvm.vm_fd, KVM_CREATE_VCPU, (unsigned long)i);
 		assert_true(m->vcpus[i] >= 0);
@@ -268,6 +269,8 @@ int main(void)
 	struct kvm kvm;
 	int r = kvm_open(&kvm, &err);
 
+	if (r == 0)
+		r = kvm_create_irqchip(&kvm, &err);
 	kvm_close(&kvm);
 	if (r == -ENOTSUP) {
 		printf("skip: %s\n", err.text);
