@@ -13,7 +13,7 @@ LOW_END = 0x9FC00
 
 
 class Boot(ProbeTest):
-    def check_machine(self, probe, mem, cpus, devices=1):
+    def check_machine(self, probe, mem, cpus, devices=2):
         self.assertSub({"acpi": "ok", "cpus": cpus, "virtio": devices}, probe.ask("hello"))
         self.assertSub({"state": "ok", "hw_reduced": 1, "ged": 1, "button": 1, "com1": 1}, probe.ask("acpi"))
         expected = [(0, LOW_END), (MIB, min(mem, HOLE))]
