@@ -144,9 +144,9 @@ void unix_listener_close(struct unix_listener *listener)
 	*listener = UNIX_LISTENER_NONE;
 }
 
-int unix_connect(const char *path, int *ret_fd)
+static int connect_new(const char *path, int flags, int *ret_fd)
 {
-	auto_fd fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	auto_fd fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
 	int r;
 
 	if (fd < 0)
@@ -156,6 +156,16 @@ int unix_connect(const char *path, int *ret_fd)
 		return r;
 	*ret_fd = TAKE_FD(fd);
 	return 0;
+}
+
+int unix_connect(const char *path, int *ret_fd)
+{
+	return connect_new(path, 0, ret_fd);
+}
+
+int unix_connect_now(const char *path, int *ret_fd)
+{
+	return connect_new(path, SOCK_NONBLOCK, ret_fd);
 }
 
 int unix_peer_uid(int fd, uid_t *ret_uid)

@@ -44,6 +44,14 @@ void unix_listener_close(struct unix_listener *listener);
 int unix_connect(const char *path, int *ret_fd) must_check;
 
 /**
+ * unix_connect_now() - Connect to a path without waiting.
+ * @ret_fd: a non-blocking, close-on-exec descriptor.
+ *
+ * Return: as unix_connect(), -EAGAIN when the listener has too many connections that it has not accepted.
+ */
+int unix_connect_now(const char *path, int *ret_fd) must_check;
+
+/**
  * unix_peer_uid() - Who is at the other end (SO_PEERCRED).
  *
  * Return: 0 or an errno.

@@ -37,6 +37,7 @@
 #define VIRTIO_ID_OF_BLOCK   2
 #define VIRTIO_ID_OF_RNG     4
 #define VIRTIO_ID_OF_BALLOON 5
+#define VIRTIO_ID_OF_VSOCK   19
 
 /* The most queues a device may have. */
 #define VIRTIO_QUEUES_MAX 8

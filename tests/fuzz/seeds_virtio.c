@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Writes the seeds of the virtio fuzz targets, good guests all: seeds_virtio virtqueue|blk|balloon|rng FOLDER. */
+/* Writes the seeds of the virtio fuzz targets, good guests all: seeds_virtio virtqueue|blk|balloon|rng|vsock FOLDER. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -134,6 +134,48 @@ static int seeds_rng(const char *dir)
 	return seed_write(&s, dir, "two-buffers");
 }
 
+/* A packet at 0x100 of the data, 8 bytes of payload behind it; descriptor 0 of the queue that sends. */
+static void add_packet(struct seed *s, uint16_t op, uint32_t len, uint32_t flags)
+{
+	add_poke(s, 0x100, 7);
+	add_poke(s, 0x108, 2);
+	add_poke(s, 0x110, 1ull << 32 | 9);
+	add_poke(s, 0x118, (uint64_t)op << 48 | 1ull << 32 | len);
+	add_poke(s, 0x120, 4096ull << 32 | flags);
+	add_poke(s, 0x128, 0x6f6c6c6500000000);
+	add_desc(s, 1, 0, BASE_DATA, 0x100, 52, 0);
+	add_send(s, 1);
+}
+
+/* Connect to port 1, send, end; with buffers for what comes back. */
+static int seeds_vsock(const char *dir)
+{
+	static const uint16_t ops[] = {1, 5, 7, 6, 4, 5};
+	struct seed s = {.len = 0};
+	int r = 0;
+
+	for (unsigned end = 1; end <= 6; end++) {
+		char name[16];
+
+		s.len = 0;
+		add_start(&s, 5);
+		for (uint8_t i = 0; i < 4; i++) {
+			add_desc(&s, 0, i, BASE_DATA, (uint16_t)(0x1000 + 0x200 * i), 0x200,
+				 VIRTQ_DESC_F_WRITE);
+			add(&s, STEP_OFFER, 1);
+			add(&s, 0, 1);
+			add(&s, i, 1);
+		}
+		for (unsigned i = 0; i < end; i++)
+			add_packet(&s, ops[i], ops[i] == 5 ? 8 : 0, ops[i] == 4 ? 3 : 0);
+		/* And what the programs do. */
+		add(&s, 0x0b0a0d1e, 4);
+		snprintf(name, sizeof(name), "session-%u", end);
+		r |= seed_write(&s, dir, name);
+	}
+	return r;
+}
+
 /* Descriptors at 0, the available ring at 0x400, the used ring at 0x600. */
 static int seeds_virtqueue(const char *dir)
 {
@@ -170,6 +212,8 @@ int main(int argc, char **argv)
 		return seeds_virtqueue(argv[2]);
 	if (argc == 3 && !strcmp(argv[1], "rng"))
 		return seeds_rng(argv[2]);
-	fprintf(stderr, "usage: seeds_virtio virtqueue|blk|balloon|rng FOLDER\n");
+	if (argc == 3 && !strcmp(argv[1], "vsock"))
+		return seeds_vsock(argv[2]);
+	fprintf(stderr, "usage: seeds_virtio virtqueue|blk|balloon|rng|vsock FOLDER\n");
 	return 2;
 }
