@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "vmm/config-internal.h"
+#include "vmm/vsock-host.h"
+#include "vmm/vsock-packet.h"
 
 #define PART(type_, name_, kind_, member_)                                                                   \
 	{                                                                                                    \
@@ -74,6 +76,48 @@ const struct config_object config_disk = {
 	.parts = disk_parts,
 	.part_count = ARRAY_SIZE(disk_parts),
 	.check = disk_check,
+};
+
+static int vsock_check(const void *object, const char *label, struct errmsg *err)
+{
+	const struct vsock_config *vsock = object;
+	const char *slash;
+
+	if (!vsock->on)
+		return 0;
+	if (!vsock->cid)
+		return errmsg_set(err, -EINVAL, "%s: no cid; say cid=N, the guest's number on this host",
+				  label);
+	if (!vsock->path)
+		return errmsg_set(err, -EINVAL, "%s: no path; say path=PATH, a Unix socket to be made",
+				  label);
+	slash = strrchr(vsock->path, '/');
+	if (slash && !slash[1])
+		return errmsg_set(err, -EINVAL, "%s path=%s: a folder; name a file in it", label,
+				  vsock->path);
+	if (strlen(slash ? slash + 1 : vsock->path) > VSOCK_HOST_NAME_MAX)
+		return errmsg_set(err, -EINVAL, "%s path=%s: the file's name is longer than %d bytes", label,
+				  vsock->path, VSOCK_HOST_NAME_MAX);
+	return 0;
+}
+
+static const struct config_part vsock_parts[] = {
+	{.name = "cid",
+	 .kind = CONFIG_PART_COUNT,
+	 .offset = offsetof(struct vsock_config, cid),
+	 .min = VSOCK_CID_MIN,
+	 .max = VSOCK_CID_MAX},
+	PART(struct vsock_config, "path", PATH, path),
+	RATE_PARTS(struct vsock_config, rate),
+};
+
+const struct config_object config_vsock = {
+	.noun = "vsock device",
+	.syntax = "off|cid=N,path=PATH[,bw=SIZE][,iops=N]",
+	.bytes = sizeof(struct vsock_config),
+	.parts = vsock_parts,
+	.part_count = ARRAY_SIZE(vsock_parts),
+	.check = vsock_check,
 };
 
 static void rng_init(void *object)

@@ -38,6 +38,7 @@ extern const size_t config_key_count;
 
 /* The kinds of structured options (config-devices.c). */
 extern const struct config_object config_disk;
+extern const struct config_object config_vsock;
 extern const struct config_object config_rng;
 extern const struct config_object config_balloon;
 

@@ -41,6 +41,7 @@ const struct config_key config_keys[] = {
 	KEY("console", "--console", CONSOLE, console),
 	KEY("mergeable", "--mergeable", SWITCH, mergeable),
 	KEY("kaslr", "--kaslr", SWITCH, kaslr),
+	DEVICE("vsock", "--vsock", vsock, config_vsock),
 	DEVICE("rng", "--rng", rng, config_rng),
 	DEVICE("balloon", "--balloon", balloon, config_balloon),
 	KEY("detach", "--detach", SWITCH, detach),

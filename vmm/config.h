@@ -35,6 +35,13 @@ struct rng_config {
 	struct rate_config rate;
 };
 
+struct vsock_config {
+	bool on;
+	uint64_t cid; /* VSOCK_CID_MIN to VSOCK_CID_MAX */
+	char *path;   /* of the host's end; programs behind it are at PATH_PORT */
+	struct rate_config rate;
+};
+
 struct balloon_config {
 	bool on;
 };
@@ -53,6 +60,7 @@ struct vm_config {
 	char *console_path;  /* of CONSOLE_FILE and CONSOLE_UNIX */
 	bool mergeable;
 	bool kaslr;
+	struct vsock_config vsock;
 	struct rng_config rng;
 	struct balloon_config balloon;
 	bool detach;

@@ -135,6 +135,27 @@ static int disks_new(struct vm *vm, struct errmsg *err)
 	return 0;
 }
 
+static int vsock_attach(struct vm *vm, struct errmsg *err)
+{
+	const struct virtio_vsock_options options = {
+		.cid = (uint32_t)vm->config->vsock.cid,
+		.path = vm->config->vsock.path,
+		.rate = vm->config->vsock.rate,
+	};
+	const struct irq_line *irq;
+	int r;
+
+	if (!vm->config->vsock.on)
+		return 0;
+	r = next_irq(vm, &irq);
+	if (r < 0)
+		return r;
+	r = virtio_vsock_new(&options, vm->mem, vm->loop, irq, err, &vm->vsock);
+	if (r < 0)
+		return r;
+	return transport_attach(vm, virtio_vsock_mmio(vm->vsock));
+}
+
 static int rng_attach(struct vm *vm)
 {
 	const struct virtio_rng_options options = {.rate = vm->config->rng.rate};
@@ -176,6 +197,8 @@ int vm_devices_new(struct vm *vm, struct errmsg *err)
 	if (r == 0)
 		r = disks_new(vm, err);
 	if (r == 0)
+		r = vsock_attach(vm, err);
+	if (r == 0)
 		r = rng_attach(vm);
 	if (r == 0)
 		r = balloon_attach(vm);
@@ -188,6 +211,7 @@ void vm_devices_free(struct vm *vm)
 {
 	virtio_balloon_free(vm->balloon);
 	virtio_rng_free(vm->rng);
+	virtio_vsock_free(vm->vsock);
 	for (size_t i = vm->config->disk_count; i-- > 0;)
 		virtio_blk_free(vm->disks[i]);
 	console_set_input(vm->console, NULL, NULL);

@@ -67,6 +67,20 @@ static json_t *disk_json(const struct disk_config *config, struct virtio_blk *di
 			 virtio_json(&s.virtio));
 }
 
+static json_t *vsock_json(struct virtio_vsock *vsock)
+{
+	struct virtio_vsock_stats s;
+
+	virtio_vsock_stats(vsock, &s);
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "type", "vsock", "cid",
+			 (json_int_t)s.cid, "connections", (json_int_t)s.connections, "open",
+			 (json_int_t)s.open, "refused", (json_int_t)s.totals.refused, "resets",
+			 (json_int_t)s.totals.resets, "violations", (json_int_t)s.totals.violations,
+			 "to_host_bytes", (json_int_t)s.totals.to_host_bytes, "to_guest_bytes",
+			 (json_int_t)s.totals.to_guest_bytes, "throttled", (json_int_t)s.throttled, "virtio",
+			 virtio_json(&s.virtio));
+}
+
 static json_t *rng_json(struct virtio_rng *rng)
 {
 	struct virtio_rng_stats s;
@@ -99,6 +113,8 @@ static json_t *devices_json(const struct vm *vm)
 
 	for (size_t i = 0; i < vm->config->disk_count && r == 0; i++)
 		r = json_array_append_new(list, disk_json(&vm->config->disks[i], vm->disks[i]));
+	if (vm->vsock && r == 0)
+		r = json_array_append_new(list, vsock_json(vm->vsock));
 	if (vm->rng && r == 0)
 		r = json_array_append_new(list, rng_json(vm->rng));
 	if (vm->balloon && r == 0)

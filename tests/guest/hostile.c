@@ -113,7 +113,7 @@ static void ring_storm(const struct command *c)
 
 	if (!d)
 		return;
-	queues = d->id == VIRTIO_ID_BALLOON ? 2 : 1;
+	queues = d->id == VIRTIO_ID_VSOCK ? 3 : d->id == VIRTIO_ID_BALLOON ? 2 : 1;
 	random_state = arg(c, "seed", 1) << 32;
 	for (uint64_t i = 0; i < rounds; i++) {
 		bool needs_reset = up && (virtio_status(d) & STATUS_NEEDS_RESET);

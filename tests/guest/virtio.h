@@ -8,6 +8,7 @@
 #define VIRTIO_ID_BLOCK	  2
 #define VIRTIO_ID_RNG	  4
 #define VIRTIO_ID_BALLOON 5
+#define VIRTIO_ID_VSOCK	  19
 
 #define F_INDIRECT  (1ull << 28)
 #define F_EVENT_IDX (1ull << 29)
@@ -46,7 +47,7 @@
 #define DESC_INDIRECT 4
 
 #define QUEUE_SIZE_MAX 256
-#define QUEUES_MAX     2
+#define QUEUES_MAX     3
 #define DEVICES_MAX    16
 
 struct desc {

@@ -203,6 +203,24 @@ TEST(random_numbers)
 	vm_config_done(&f.config);
 }
 
+TEST(vsock)
+{
+	struct fixture f;
+
+	begin(&f);
+	assert_false(f.config.vsock.on);
+	assert_int_equal(set_and_check(&f, "vsock", "cid=4294967294,path=/a,,b,iops=3"), 0);
+	assert_true(f.config.vsock.on);
+	assert_int_equal(f.config.vsock.cid, 4294967294u);
+	assert_string_equal(f.config.vsock.path, "/a,b");
+	assert_int_equal(f.config.vsock.rate.ops_per_s, 3);
+	assert_int_equal(set_and_check(&f, "vsock", "off"), 0);
+	assert_false(f.config.vsock.on);
+	assert_null(f.config.vsock.path);
+	assert_int_equal(set_and_check(&f, "vsock", "on"), -EINVAL);
+	vm_config_done(&f.config);
+}
+
 TEST(refused_json)
 {
 	static const struct {
@@ -253,7 +271,8 @@ TEST(printed_is_taken_back)
 		apply_json(
 			&a,
 			"{\"initrd\": \"i\", \"mem\": \"3G\", \"cpus\": 4, \"mergeable\": true,"
-			" \"kaslr\": true, \"balloon\": false, \"rng\": {\"bw\": \"2M\", \"iops\": 9}, "
+			" \"kaslr\": true, \"balloon\": false, \"vsock\": {\"cid\": 3, \"path\": \"v\"}, "
+			"\"rng\": {\"bw\": \"2M\", \"iops\": 9}, "
 			"\"cgroup\": \"c\", \"log_level\": \"debug\","
 			" \"log_file\": null, \"detach\": true, \"stop_timeout\": 3, \"cmdline\": \"q\\\"\","
 			" \"disks\": [{\"path\": \"d\", \"ro\": true, \"direct\": true, \"serial\": \"S\"},"
@@ -334,15 +353,11 @@ TEST(files)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(refused_texts),
-		cmocka_unit_test(taken_at_the_limits),
-		cmocka_unit_test(missing),
-		cmocka_unit_test(disks),
-		cmocka_unit_test(random_numbers),
-		cmocka_unit_test(refused_json),
-		cmocka_unit_test(printed_is_taken_back),
-		cmocka_unit_test(later_wins),
-		cmocka_unit_test(files),
+		cmocka_unit_test(refused_texts),  cmocka_unit_test(taken_at_the_limits),
+		cmocka_unit_test(missing),	  cmocka_unit_test(disks),
+		cmocka_unit_test(random_numbers), cmocka_unit_test(vsock),
+		cmocka_unit_test(refused_json),	  cmocka_unit_test(printed_is_taken_back),
+		cmocka_unit_test(later_wins),	  cmocka_unit_test(files),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

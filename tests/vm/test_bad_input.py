@@ -200,6 +200,42 @@ class BadInput(SardineTest):
     def test_rng_unknown_key(self):
         return self.config('{"rng": {"burst": 1}}')
 
+    @row(2, "--vsock", "no cid", "cid=N")
+    def test_vsock_without_cid(self):
+        return ["--vsock", "path=/tmp/v"]
+
+    @row(2, "--vsock", "no path", "path=PATH")
+    def test_vsock_without_path(self):
+        return ["--vsock", "cid=3"]
+
+    @row(2, "--vsock", "no cid")
+    def test_vsock_bare_on(self):
+        return ["--vsock", "on"]
+
+    @row(2, "--vsock cid", "2", "from 3 to 4294967294")
+    def test_vsock_cid_of_the_host(self):
+        return ["--vsock", "cid=2,path=v"]
+
+    @row(2, "--vsock cid", "4294967295", "from 3 to 4294967294")
+    def test_vsock_cid_any(self):
+        return ["--vsock", "cid=4294967295,path=v"]
+
+    @row(2, "--vsock cid", "three")
+    def test_vsock_cid_word(self):
+        return ["--vsock", "cid=three,path=v"]
+
+    @row(2, "--vsock", "a folder")
+    def test_vsock_path_folder(self):
+        return ["--vsock", f"cid=3,path={self.home}/"]
+
+    @row(2, "--vsock", "longer than 64 bytes")
+    def test_vsock_path_long(self):
+        return ["--vsock", f"cid=3,path={'v' * 65}"]
+
+    @row(2, "bad.json", "vsock.cid", "whole number")
+    def test_vsock_cid_wrong_type(self):
+        return self.config('{"vsock": {"cid": "3", "path": "v"}}')
+
     @row(2, "devices", "14", "--balloon off")
     def test_devices_too_many(self):
         return [word for i in range(13) for word in ("--disk", f"path=/d{i}")]
@@ -569,6 +605,26 @@ class BadInput(SardineTest):
     @row(1, "--console unix:", "taken", console=None)
     def test_console_socket_is_file(self):
         return ["--console", f"unix:{self.file('taken')}"]
+
+    @row(1, "--kernel", "empty", kvm=True)
+    def test_vsock_of_a_failed_start(self):
+        return ["--kernel", self.file("empty"), "--vsock", f"cid=3,path={self.dir}/v"]
+
+    @row(1, "--vsock path=", "taken", "no socket", kvm=True)
+    def test_vsock_file_in_the_way(self):
+        return ["--vsock", f"cid=3,path={self.file('taken')}"]
+
+    @row(1, "--vsock path=", "nowhere/v", "No such file", kvm=True)
+    def test_vsock_folder_missing(self):
+        return ["--vsock", f"cid=3,path={self.dir}/nowhere/v"]
+
+    @row(1, "--vsock path=", "live", "in use", kvm=True)
+    def test_vsock_live_socket(self):
+        self.live = socket.socket(socket.AF_UNIX)
+        self.addCleanup(self.live.close)
+        self.live.bind(f"{self.dir}/live")
+        self.live.listen()
+        return ["--vsock", f"cid=3,path={self.dir}/live"]
 
     @row(1, "--console unix:", "live", console=None)
     def test_console_socket_in_use(self):

@@ -88,12 +88,13 @@ class DryRun(SardineTest):
         first = self.dry("--name", "web1", "--kernel", "vmlinuz", "--initrd", "../initrd", "--cmdline", 'a="b c"',
                          "--mem", "1G", "--cpus", "3", "--disk", "path=a,,b.img,ro,serial=S1", "--disk",
                          "path=/c.img,direct=on", "--console", "unix:c.sock", "--mergeable", "on", "--kaslr", "on",
-                         "--rng", "bw=1M,iops=50", "--balloon", "off", "--detach", "--cgroup", "/sys/fs/cgroup/x", "--log-level", "debug",
+                         "--rng", "bw=1M,iops=50", "--vsock", "cid=7,path=v", "--balloon", "off", "--detach", "--cgroup", "/sys/fs/cgroup/x", "--log-level", "debug",
                          "--log-file", "l", "--cache-dir", "k", "--stop-timeout", "5")
         self.assertEqual(first["kernel"], f"{self.dir}/vmlinuz")
         self.assertEqual(first["disks"][0]["path"], f"{self.dir}/a,b.img")
         self.assertEqual(first["console"], f"unix:{self.dir}/c.sock")
         self.assertEqual(first["mem"], 1 << 30)
+        self.assertEqual(first["vsock"], {"cid": 7, "path": f"{self.dir}/v", "bw": 0, "iops": 0})
         self.assertEqual(first["rng"], {"bw": 1 << 20, "iops": 50})
         self.assertTrue(first["detach"])
         path = self.dir / "config.json"

@@ -4,11 +4,12 @@
 import struct
 
 import sardine_test
-from probe import (BALLOON, BLOCK, F_EVENT_IDX, F_INDIRECT, FULL, GIB, MIB, NEEDS_RESET, PAGE, RNG, SECTOR,
+from probe import (BALLOON, BLOCK, F_EVENT_IDX, F_INDIRECT, FULL, GIB, MIB, NEEDS_RESET, PAGE, RNG, SECTOR, VSOCK,
                    ProbeTest, pattern_sectors)
 from sardine_test import poll
 
 MEM = 64 * MIB
+CID = 9
 QUEUE = 64
 ROUNDS = 5000 if FULL else 200
 NEXT, WRITE, INDIRECT = 1, 2, 4
@@ -28,12 +29,14 @@ GOOD = (desc(HEADER, 16, NEXT, 1), desc(DATA, SECTOR, NEXT | WRITE, 2), desc(STA
 
 
 class Ring:
-    """Queue 0 of a device, whose parts are written from here."""
+    """A queue of a device, whose parts are written from here."""
 
-    def __init__(self, probe, dev, features):
+    def __init__(self, probe, dev, features, queue=0):
         self.probe = probe
-        got = probe.ask("vstart", dev=dev, size=QUEUE, features=features, queues=1)
-        self.base, self.desc, self.avail, self.used = (got[key] for key in ("base", "desc0", "avail0", "used0"))
+        self.queue = queue
+        got = probe.ask("vstart", dev=dev, size=QUEUE, features=features, queues=queue + 1)
+        self.base, self.desc, self.avail, self.used = (
+            got[key] for key in ("base", f"desc{queue}", f"avail{queue}", f"used{queue}"))
 
     def store(self, address, data):
         for at in range(0, len(data), 256):
@@ -46,7 +49,7 @@ class Ring:
         """Put heads into the available ring, and kick."""
         self.store(self.avail + 4, struct.pack(f"<{len(heads)}H", *heads))
         self.store(self.avail + 2, struct.pack("<H", len(heads) if index is None else index))
-        self.poke(REG_NOTIFY, 0)
+        self.poke(REG_NOTIFY, self.queue)
 
     def poke(self, offset, value, width=4):
         self.probe.ask("poke", at=self.base + offset, value=value, width=width)
@@ -191,14 +194,54 @@ RNG_BREAKS = (
 )
 
 
+def packet(op, length=0, src=CID, dst=2, kind=1, there=None):
+    """A vsock packet whose header says this, with so many bytes of payload behind it."""
+    data = struct.pack("<QQIIIHHIII", src, dst, 1000, 4000, length, kind, op, 0, 65536, 0)
+
+    def row(ring):
+        ring.store(DATA, data)
+        ring.chain(desc(DATA, len(data) + (length if there is None else there)))
+        ring.offer(0)
+    return row
+
+
+VSOCK_BREAKS = (
+    ("half a header", one_chain(desc(DATA, 43))),
+    ("for writing", one_chain(desc(DATA, 64, WRITE))),
+    ("two parts, one for writing", one_chain(desc(DATA, 44, NEXT, 1), desc(DATA, 64, WRITE))),
+    ("less payload than it says", packet(5, 100, there=99)),
+    ("4 GiB of payload", packet(5, 0xFFFFFFFF, there=100)),
+    ("behind RAM", one_chain(desc(MEM, 64))),
+    ("loop", one_chain(desc(DATA, 64, NEXT, 0))),
+    ("write outside the configuration", pokes((REG_CONFIG + 8, 1, 4))),
+)
+
+# Dropped, or answered with an RST as soon as there is room for one.
+VSOCK_SURVIVES = (
+    ("of another guest", packet(1, src=CID + 1)),
+    ("of the host", packet(5, 8, src=2)),
+    ("of a CID with high bits", packet(1, src=CID | 1 << 32)),
+    ("to another guest", packet(1, dst=CID + 1)),
+    ("of another type", packet(1, kind=2)),
+    ("an unknown operation", packet(77)),
+    ("data for no connection", packet(5, 8)),
+    ("a connection to nobody", packet(1)),
+    ("an RST for no connection", packet(3)),
+    ("no payload", packet(5)),
+    ("the CID is not the driver's", pokes((REG_CONFIG, 1, 4))),
+    ("64 answers and no room for one", lambda r: (packet(1)(r), r.offer(*[0] * QUEUE))),
+)
+
+
 class Hostile(ProbeTest):
     def setUp(self):
         super().setUp()
         self.disk = self.image(bytes_=4 * MIB, content=pattern_sectors(1, 0, 512))
-        self.vm = self.probe(cpus=2, disk=f"path={self.disk}")
+        self.vm = self.probe(cpus=2, disk=f"path={self.disk}", vsock=f"cid={CID},path={self.dir}/v")
         self.blk = self.vm.device(BLOCK)
         self.balloon = self.vm.device(BALLOON)
         self.rng = self.vm.device(RNG)
+        self.vsock = self.vm.device(VSOCK)
 
     def status(self, dev):
         return self.vm.ask("vstatus", dev=dev)["status"]
@@ -211,6 +254,7 @@ class Hostile(ProbeTest):
         self.assertSub({"pfns": 16}, self.vm.ask("inflate", dev=self.balloon, restart=1, **part))
         self.assertSub({"pfns": 16}, self.vm.ask("deflate", dev=self.balloon, **part))
         self.assertSub({"written": 4096}, self.vm.ask("rng", dev=self.rng, restart=1, bytes=4096))
+        self.assertEqual(self.vm.refuses("vs_connect", dev=self.vsock, port=1, restart=1), "rst")
 
     def hostile_count(self, kind):
         return self.vm.device_stats(kind)["virtio"]["hostile"]
@@ -255,6 +299,27 @@ class Hostile(ProbeTest):
                 self.healthy()
         self.vm.power_off()
 
+    def test_broken_vsock(self):
+        for what, row in VSOCK_BREAKS:
+            with self.subTest(what):
+                before = self.hostile_count("vsock")
+                row(Ring(self.vm, self.vsock, 0, 1))
+                poll(lambda: self.status(self.vsock) & NEEDS_RESET, f"{what}: the device needs a reset", 5)
+                self.assertEqual(self.hostile_count("vsock"), before + 1)
+                self.healthy()
+        self.vm.power_off()
+
+    def test_tolerated_by_vsock(self):
+        for what, row in VSOCK_SURVIVES:
+            with self.subTest(what):
+                before = self.hostile_count("vsock")
+                row(Ring(self.vm, self.vsock, 0, 1))
+                self.assertEqual(self.status(self.vsock) & NEEDS_RESET, 0)
+                self.healthy()
+                self.assertEqual(self.hostile_count("vsock"), before)
+        self.assertGreaterEqual(self.vm.device_stats("vsock")["violations"], 5)
+        self.vm.power_off()
+
     def test_actual_out_of_range(self):
         ring = Ring(self.vm, self.balloon, 0)
         for value in (0xFFFFFFFF, MEM // PAGE + 1):
@@ -267,7 +332,7 @@ class Hostile(ProbeTest):
 
     def test_register_storm(self):
         for seed in range(100 if FULL else 4):
-            for dev in (self.blk, self.balloon, self.rng):
+            for dev in (self.blk, self.balloon, self.rng, self.vsock):
                 self.vm.ask("register_storm", dev=dev, seed=seed, rounds=2000)
                 self.healthy()
         self.vm.power_off()
@@ -275,7 +340,7 @@ class Hostile(ProbeTest):
     def test_ring_storm(self):
         broken = 0
         for seed in range(100 if FULL else 4):
-            for dev in (self.blk, self.balloon, self.rng):
+            for dev in (self.blk, self.balloon, self.rng, self.vsock):
                 got = self.vm.ask("ring_storm", dev=dev, seed=seed, rounds=200, seconds=60)
                 broken += got["broken"]
                 # The storm may have written to the disk.
