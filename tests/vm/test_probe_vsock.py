@@ -4,13 +4,14 @@
 import os
 import random
 import socket
+import subprocess
 import threading
 import time
 import zlib
 
 import sardine_test
 from probe import FULL, KIB, MIB, VSOCK, ProbeTest, pattern
-from sardine_test import poll
+from sardine_test import ROOT, poll
 
 CID = 52
 PORT = 4000
@@ -229,6 +230,41 @@ class Vsock(ProbeTest):
         self.vsock(driver=False)
         self.assertEqual(os.stat(self.path).st_mode & 0o777, 0o600)
         self.assertEqual(self.program().recv(1), b"")
+        self.vm.power_off()
+
+    def printed(self, what, nth):
+        """A block of docs/vsock.md, with our path in it."""
+        text = (ROOT / "docs" / "vsock.md").read_text()
+        return text.split(f"```{what}\n")[nth].split("```")[0].replace("/run/vm1.vsock", str(self.path))
+
+    def test_printed_commands(self):
+        """What docs/vsock.md says to do on the host, as it stands there."""
+        self.vsock()
+        listener = subprocess.Popen(["sh", "-c", "exec " + self.printed("sh", 1)])
+        self.addCleanup(listener.wait)
+        self.addCleanup(listener.terminate)
+        poll(lambda: os.path.exists(f"{self.path}_1024"), "socat listens", 10)
+        self.ask("vs_connect", port=1024)
+        self.ask("vs_send", bytes=CHUNK, seed=5)
+        self.assertSub({"crc": zlib.crc32(stream(5, CHUNK))}, self.ask("vs_receive", bytes=CHUNK))
+        self.ask("vs_op", op=RST)
+        client = subprocess.Popen(["/usr/bin/python3", "-c", self.printed("python", 2)])
+        self.assertSub({"port": 5000}, self.ask("vs_accept"))
+        self.assertSub({"crc": zlib.crc32(b"hello")}, self.ask("vs_receive", bytes=5))
+        self.assertEqual(client.wait(20), 0)
+        self.ask("vs_expect")
+        self.ask("vs_op", op=RST)
+        client = subprocess.Popen(["sh", "-c", "exec " + self.printed("sh", 2)], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE)
+        client.stdin.write(b"CONNECT 5000\n")
+        client.stdin.flush()
+        self.ask("vs_accept")
+        self.assertTrue(client.stdout.readline().startswith(b"OK "))
+        client.stdin.close()
+        self.assertSub({"op": SHUTDOWN}, self.ask("vs_expect"))
+        self.ask("vs_op", op=RST)
+        self.assertEqual(client.wait(20), 0)
+        client.stdout.close()
         self.vm.power_off()
 
     def test_limits(self):
