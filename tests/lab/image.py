@@ -19,7 +19,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 OUTER_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "kvm-amd"]
 OUTER_PARAMETERS = {"kvm_amd": "vgif=0"}
 # button and evdev carry the power button to the guest's acpid
-INNER_MODULES = ["virtio_mmio", "virtio_blk", "virtio_balloon", "button", "evdev"]
+INNER_MODULES = ["virtio_mmio", "virtio_blk", "virtio_balloon", "virtio_rng", "vmw_vsock_virtio_transport", "button", "evdev"]
 
 DATA_BYTES = 8 << 20
 ROOT_DISK_MIB = 48
@@ -133,22 +133,26 @@ def data_sha256():
     return hashlib.sha256(data_content()).hexdigest()
 
 
-def _fill_root(tree):
+def _fill_root(tree, programs=()):
     for folder in ("dev", "proc", "sys", "run", "tmp", "mnt", "root"):
         os.makedirs(os.path.join(tree, folder))
     with open(packages.busybox(), "rb") as f:
         _put(tree, "bin/busybox", f.read(), 0o755)
     os.symlink("busybox", os.path.join(tree, "bin/sh"))
+    for path in programs:
+        with open(path, "rb") as f:
+            _put(tree, f"bin/{os.path.basename(path)}", f.read(), 0o755)
     _put(tree, "sbin/init", _script("guest-agent"), 0o755)
     _put(tree, "etc/acpi/PWRF/00000080", _script("guest-power-button"), 0o755)
     _put(tree, "data/blob", data_content())
     _put(tree, "data/sums", f"{data_sha256()}  /data/blob\n".encode())
 
 
-def guests_image(kernels):
-    """The image with kernels, initramfs archives and the root disk of the inner guests; returns its path."""
+def guests_image(kernels, programs):
+    """The image with kernels, initramfs archives and the root disk of the inner guests, on which `programs` (static
+    binaries) are in /bin; returns its path."""
     scripts = [_script(n) for n in ("guest-init", "guest-agent", "guest-power-button")]
-    key = _key(_sources_key(), *[k.root for k in kernels], *scripts, _file_key(packages.busybox()))
+    key = _key(_sources_key(), *[k.root for k in kernels], *scripts, *[_file_key(p) for p in [packages.busybox(), *programs]])
     dest = os.path.join(_built_dir(), f"guests-{key}.img")
     if os.path.exists(dest):
         return dest
@@ -159,7 +163,7 @@ def guests_image(kernels):
             os.makedirs(folder)
             shutil.copyfile(kernel.image, os.path.join(folder, "vmlinuz"))
             _initramfs(os.path.join(folder, "initrd"), kernel, INNER_MODULES, {}, scripts[0])
-        _disk_of_tree(os.path.join(tree, "root.img"), _fill_root, ROOT_DISK_MIB)
+        _disk_of_tree(os.path.join(tree, "root.img"), lambda root: _fill_root(root, programs), ROOT_DISK_MIB)
 
     _disk_of_tree(dest, fill)
     return dest
