@@ -194,8 +194,72 @@ int balloon_deflate(struct balloon *b, uint32_t *pfns, size_t count)
 	return 0;
 }
 
+static int compare_ranges(const void *a, const void *b)
+{
+	const struct balloon_range *x = a, *y = b;
+
+	return (x->first.v > y->first.v) - (x->first.v < y->first.v);
+}
+
+/* Whether a range is whole frames of one region, which is then in @ret. */
+static bool range_check(const struct balloon *b, const struct balloon_range *range, const struct region **ret)
+{
+	const struct region *r;
+
+	if ((range->first.v | range->bytes) & PAGE_MASK || range->bytes == 0)
+		return false;
+	r = region_of(b, gpa_to_gfn(range->first).v);
+	if (!r || range->bytes >> PAGE_SHIFT > r->end - gpa_to_gfn(range->first).v)
+		return false;
+	*ret = r;
+	return true;
+}
+
+static void report_run(struct balloon *b, uint64_t first, uint64_t end, bool keep)
+{
+	if (keep) {
+		b->counters.report_kept += end - first;
+		return;
+	}
+	b->counters.reported += end - first;
+	give_back(b, first, end - first);
+}
+
+void balloon_report(struct balloon *b, struct balloon_range *ranges, size_t count, bool keep)
+{
+	const struct region *run_region = NULL;
+	uint64_t run_first = 0, run_end = 0; /* the run that is being collected */
+
+	qsort(ranges, count, sizeof(*ranges), compare_ranges);
+	for (size_t i = 0; i < count; i++) {
+		uint64_t first = gpa_to_gfn(ranges[i].first).v;
+		uint64_t end = first + (ranges[i].bytes >> PAGE_SHIFT);
+		const struct region *r;
+
+		if (!range_check(b, &ranges[i], &r)) {
+			b->counters.report_ignored++;
+		} else if (r == run_region && first <= run_end) {
+			if (end > run_end)
+				run_end = end;
+		} else {
+			report_run(b, run_first, run_end, keep);
+			run_region = r;
+			run_first = first;
+			run_end = end;
+		}
+	}
+	report_run(b, run_first, run_end, keep);
+}
+
+void balloon_settle(struct balloon *b)
+{
+	if (b->ops->settle)
+		b->counters.discard_calls += b->ops->settle(b->arg);
+}
+
 void balloon_reset(struct balloon *b)
 {
+	balloon_settle(b);
 	b->counters.frames = 0;
 	/* Private anonymous memory reads as zero afterwards; memory that is locked cannot be dropped. */
 	if (madvise(b->bitmap, b->bitmap_bytes, MADV_DONTNEED) < 0)

@@ -33,6 +33,17 @@ struct balloon_ops {
 	 * one region. Writes to @ret_calls how many system calls it took. Return: 0 or a negative errno.
 	 */
 	int (*discard)(void *arg, gfn_t first, uint64_t frames, unsigned *ret_calls);
+	/*
+	 * No more frames are to be expected soon: finish what discards left for later. NULL: they leave nothing. Return: system
+	 * calls made.
+	 */
+	unsigned (*settle)(void *arg);
+};
+
+/* A range of guest physical memory as a guest names it, unchecked. */
+struct balloon_range {
+	gpa_t first;
+	uint64_t bytes;
 };
 
 /* Since the balloon was made, but for `frames`. */
@@ -45,6 +56,9 @@ struct balloon_counters {
 	uint64_t discard_ranges; /* ranges given back */
 	uint64_t discard_calls;	 /* system calls that took */
 	uint64_t discard_errors; /* ranges that could not be given back */
+	uint64_t reported;	 /* frames that the guest reported as free, and that were given back */
+	uint64_t report_kept;	 /* frames reported that had to keep what is in them */
+	uint64_t report_ignored; /* ranges reported that are not whole frames of RAM: ignored */
 };
 
 struct balloon;
@@ -89,6 +103,23 @@ int balloon_inflate(struct balloon *balloon, uint32_t *pfns, size_t count) must_
  * Arguments, context and return as for balloon_inflate().
  */
 int balloon_deflate(struct balloon *balloon, uint32_t *pfns, size_t count) must_check;
+
+/**
+ * balloon_report() - The guest does not use these ranges now (free page reporting): merge them and give them back.
+ * @balloon: the balloon.
+ * @ranges: as the guest sent them, any order, overlapping or not; sorted in place.
+ * @count: how many.
+ * @keep: what is in the frames must stay (page poison): they are counted only.
+ *
+ * Reported frames are the guest's all the same and are not in the balloon. A range that is empty, not of whole pages or not
+ * inside one region of RAM is counted and ignored.
+ *
+ * Context: as balloon_inflate().
+ */
+void balloon_report(struct balloon *balloon, struct balloon_range *ranges, size_t count, bool keep);
+
+/* No more messages are to be expected soon. Context: as balloon_inflate(). */
+void balloon_settle(struct balloon *balloon);
 
 /* The guest's driver is gone: all frames are the guest's again. Counters stay, but for `frames`. */
 void balloon_reset(struct balloon *balloon);
