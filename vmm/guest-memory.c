@@ -4,50 +4,52 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "base/size.h"
+#include "vmm/frame-extents.h"
+#include "vmm/huge-cuts.h"
 
 /*
  * Theory of operation
  *
  * RAM is one or two regions, each an anonymous private mapping, 2 MiB aligned, so that the kernel can use
- * huge pages on it. Parts of a region are mapped over: at start by files of the boot cache (later by store
- * segments). What lies where is an array of file extents per VM, sorted by frame and disjoint; every frame
- * outside all of them is private. There are few extents (kernel, initrd, and what discards leave of them), so
- * a look-up is a binary search.
+ * huge pages on it. Parts of a region are mapped over: at start by files of the boot cache, later by segments of the page store.
+ * What lies where is a table of extents (vmm/frame-extents.h); every frame outside all of them is private.
  *
  * Discarding (invariant: discarded frames read as zero, I2 of the design is the caller's):
- *  - anonymous frames: MADV_DONTNEED. A huge folio that is dropped in part is split by the kernel later; its
- * other frames stay.
- *  - file-backed frames: a fresh anonymous mapping in their place, since MADV_DONTNEED would bring the file's
- * bytes back. The new mapping gets the region's advice before its first write, so that it merges with its
- * neighbours.
+ *  - anonymous frames: MADV_DONTNEED. That frees nothing of a huge page that is dropped in part: the kernel only unmaps the
+ *    part and keeps the whole for a split under memory pressure. So where huge pages are to be expected, those that were cut are
+ *    split by MADV_COLD of one page that is left. Not at once: a guest gives up contiguous memory 1 MiB at a time, and the next
+ *    message mostly drops the other half. At most HUGE_CUTS_MAX blocks are waited for, until guest_memory_settle().
+ *  - file-backed frames, written or not: a fresh anonymous mapping in their place, since MADV_DONTNEED would bring the file's
+ *    bytes back. The new mapping gets the region's advice before its first write, so that it merges with its
+ *    neighbours.
+ * What KSM merged is anonymous: MADV_DONTNEED takes this VM's reference away.
  *
  * The mutex guards the extents. guest_span() takes no lock: addresses of RAM never change while the VM lives,
  * only what is mapped there does, and mmap(MAP_FIXED) exchanges that atomically.
  */
-#define EXTENTS_MAX 4096
-
-struct file_extent {
-	uint64_t first; /* gfn */
-	uint64_t end;
-};
+#define THP_ENABLED "/sys/kernel/mm/transparent_hugepage/enabled"
 
 struct guest_memory {
 	uint64_t bytes;
 	bool mergeable;
+	atomic_bool expect_huge;
 	size_t region_count;
 	struct guest_region regions[GUEST_MEMORY_REGIONS_MAX];
 	pthread_mutex_t mutex;
-	size_t extent_count;
-	struct file_extent *extents; /* guarded by mutex */
+	struct frame_extents extents; /* guarded by mutex, as the next */
+	struct huge_cuts cuts;
 };
 
 static const char *const backing_names[] = {
 	[FRAME_PRIVATE] = "private",
 	[FRAME_BOOT_FILE] = "boot-file",
+	[FRAME_STORE] = "store",
 };
 _Static_assert(ARRAY_SIZE(backing_names) == FRAME_BACKINGS, "a name for each backing");
 
@@ -86,6 +88,15 @@ static int region_map(struct guest_memory *mem, gpa_t gpa, uint64_t bytes)
 	return ram_advise(mem, p + head, bytes);
 }
 
+/* Whether the kernel makes huge pages without being asked: "[always] madvise never". */
+static bool thp_always(void)
+{
+	char text[64] = "";
+	auto_file file = fopen(THP_ENABLED, "re");
+
+	return file && fgets(text, sizeof(text), file) && strstr(text, "[always]");
+}
+
 int guest_memory_new(uint64_t bytes, bool mergeable, struct guest_memory **ret)
 {
 	cleanup(guest_memory_free_p) struct guest_memory *mem = NULL;
@@ -100,6 +111,7 @@ int guest_memory_new(uint64_t bytes, bool mergeable, struct guest_memory **ret)
 	pthread_mutex_init(&mem->mutex, NULL);
 	mem->bytes = bytes;
 	mem->mergeable = mergeable;
+	atomic_init(&mem->expect_huge, thp_always());
 	r = region_map(mem, GPA(0), low);
 	if (r == 0 && bytes > low)
 		r = region_map(mem, GPA(GUEST_MEMORY_HIGH), bytes - low);
@@ -116,7 +128,7 @@ void guest_memory_free(struct guest_memory *mem)
 	for (size_t i = 0; i < mem->region_count; i++)
 		munmap(mem->regions[i].hva, mem->regions[i].bytes);
 	pthread_mutex_destroy(&mem->mutex);
-	free(mem->extents);
+	frame_extents_done(&mem->extents);
 	free(mem);
 }
 
@@ -181,49 +193,6 @@ int guest_write(const struct guest_memory *mem, gpa_t gpa, const void *buf, size
 	return 0;
 }
 
-/* Index of the first extent that ends after gfn. */
-static size_t extent_after(const struct guest_memory *mem, uint64_t gfn)
-{
-	size_t lo = 0, hi = mem->extent_count;
-
-	while (lo < hi) {
-		size_t mid = lo + (hi - lo) / 2;
-
-		if (mem->extents[mid].end > gfn)
-			hi = mid;
-		else
-			lo = mid + 1;
-	}
-	return lo;
-}
-
-/* Room for one more extent, so that extent_insert() cannot fail. */
-static int extents_reserve(struct guest_memory *mem)
-{
-	struct file_extent *grown;
-
-	if (mem->extent_count == EXTENTS_MAX)
-		return -ENOSPC;
-	grown = reallocarray(mem->extents, mem->extent_count + 1, sizeof(*grown));
-	if (!grown)
-		return -ENOMEM;
-	mem->extents = grown;
-	return 0;
-}
-
-static void extent_insert(struct guest_memory *mem, size_t at, struct file_extent extent)
-{
-	memmove(&mem->extents[at + 1], &mem->extents[at], (mem->extent_count - at) * sizeof(*mem->extents));
-	mem->extents[at] = extent;
-	mem->extent_count++;
-}
-
-static void extent_remove(struct guest_memory *mem, size_t at)
-{
-	mem->extent_count--;
-	memmove(&mem->extents[at], &mem->extents[at + 1], (mem->extent_count - at) * sizeof(*mem->extents));
-}
-
 int guest_memory_map_file(struct guest_memory *mem, gpa_t gpa, int fd, uint64_t offset, uint64_t bytes)
 {
 	uint64_t first = gpa_to_gfn(gpa).v, end = first + bytes / PAGE_BYTES;
@@ -237,16 +206,60 @@ int guest_memory_map_file(struct guest_memory *mem, gpa_t gpa, int fd, uint64_t 
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&mem->mutex);
-	i = extent_after(mem, first);
-	if (i < mem->extent_count && mem->extents[i].first < end)
+	i = frame_extents_after(&mem->extents, first);
+	if (i < mem->extents.count && mem->extents.list[i].first < end)
 		r = -EEXIST;
 	else
-		r = extents_reserve(mem);
+		r = frame_extents_reserve(&mem->extents, first, end, FRAME_BOOT_FILE);
 	if (r == 0 && mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
 			   (off_t)offset) == MAP_FAILED)
 		r = -errno;
 	if (r == 0) {
-		extent_insert(mem, i, (struct file_extent){.first = first, .end = end});
+		frame_extents_set(&mem->extents, first, end, FRAME_BOOT_FILE);
+		r = ram_advise(mem, at, bytes);
+	}
+	pthread_mutex_unlock(&mem->mutex);
+	return r;
+}
+
+/* Where a range of frames is; NULL unless it lies in one region. */
+static uint8_t *frames_at(const struct guest_memory *mem, gfn_t gfn, uint64_t frames)
+{
+	void *at;
+
+	if (frames > UINT64_MAX >> PAGE_SHIFT || gfn.v > UINT64_MAX >> PAGE_SHIFT ||
+	    guest_span(mem, gfn_to_gpa(gfn), frames * PAGE_BYTES, &at) < 0)
+		return NULL;
+	return at;
+}
+
+/* After a mmap over this memory failed: whether that has unmapped it, as is possible before Linux 6.2. */
+static bool is_unmapped(uint8_t *at, uint64_t bytes)
+{
+	return madvise(at, bytes, MADV_NORMAL) < 0;
+}
+
+int guest_memory_map_store(struct guest_memory *mem, gfn_t gfn, int fd, uint64_t offset, uint64_t frames)
+{
+	uint64_t end = gfn.v + frames, bytes = frames * PAGE_BYTES;
+	uint8_t *at;
+	int r;
+
+	if (offset & PAGE_MASK || frames == 0)
+		return -EINVAL;
+	at = frames_at(mem, gfn, frames);
+	if (!at)
+		return -EFAULT;
+	pthread_mutex_lock(&mem->mutex);
+	r = frame_extents_reserve(&mem->extents, gfn.v, end, FRAME_STORE);
+	if (r == 0 && mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
+			   (off_t)offset) == MAP_FAILED) {
+		r = -errno;
+		if (is_unmapped(at, bytes))
+			r = -ENOTRECOVERABLE;
+	}
+	if (r == 0) {
+		frame_extents_set(&mem->extents, gfn.v, end, FRAME_STORE);
 		r = ram_advise(mem, at, bytes);
 	}
 	pthread_mutex_unlock(&mem->mutex);
@@ -265,12 +278,12 @@ int guest_memory_backing(struct guest_memory *mem, gfn_t gfn, enum frame_backing
 		return -EFAULT;
 	end = (region->gpa.v + region->bytes) >> PAGE_SHIFT;
 	pthread_mutex_lock(&mem->mutex);
-	i = extent_after(mem, gfn.v);
-	if (i < mem->extent_count) {
-		const struct file_extent *x = &mem->extents[i];
+	i = frame_extents_after(&mem->extents, gfn.v);
+	if (i < mem->extents.count) {
+		const struct frame_extent *x = &mem->extents.list[i];
 
 		if (x->first <= gfn.v) {
-			backing = FRAME_BOOT_FILE;
+			backing = x->backing;
 			end = x->end;
 		} else if (x->first < end) {
 			end = x->first;
@@ -283,93 +296,138 @@ int guest_memory_backing(struct guest_memory *mem, gfn_t gfn, enum frame_backing
 	return 0;
 }
 
-/* Take [first, end) out of the extents; room for one more is reserved. Called under the mutex, once the
- * frames are anonymous. */
-static void extents_cut(struct guest_memory *mem, uint64_t first, uint64_t end)
+void guest_memory_expect_huge(struct guest_memory *mem, bool expect)
 {
-	size_t i = extent_after(mem, first);
+	atomic_store_explicit(&mem->expect_huge, expect, memory_order_relaxed);
+}
 
-	while (i < mem->extent_count && mem->extents[i].first < end) {
-		struct file_extent *x = &mem->extents[i];
+/* Have the huge page split that holds a frame, if it does lie in one. */
+static void split_at(const struct guest_memory *mem, uint64_t gfn)
+{
+	uint8_t *at = frames_at(mem, GFN(gfn), 1);
 
-		if (x->first < first && x->end > end) {
-			struct file_extent rest = {.first = end, .end = x->end};
-
-			x->end = first;
-			extent_insert(mem, i + 1, rest);
-			return;
-		}
-		if (x->first < first) {
-			x->end = first;
-			i++;
-		} else if (x->end > end) {
-			x->first = end;
-			i++;
-		} else {
-			extent_remove(mem, i);
-		}
+	if (at && madvise(at, PAGE_BYTES, MADV_COLD) < 0) {
+		/* Then the kernel frees what was dropped later. */
 	}
 }
 
-static int discard_anonymous(uint8_t *at, uint64_t bytes)
+unsigned guest_memory_split(struct guest_memory *mem, gfn_t gfn, uint64_t frames)
 {
-	return madvise(at, bytes, MADV_DONTNEED) < 0 ? -errno : 0;
+	uint64_t end = gfn.v + frames;
+	bool head = gfn.v % HUGE_FRAMES, tail = end % HUGE_FRAMES;
+
+	if (frames == 0 || !frames_at(mem, gfn, frames) ||
+	    !atomic_load_explicit(&mem->expect_huge, memory_order_relaxed))
+		return 0;
+	/* With both ends in one block it is split once. */
+	if (head && tail && gfn.v / HUGE_FRAMES == end / HUGE_FRAMES)
+		tail = false;
+	if (head)
+		split_at(mem, gfn.v);
+	if (tail)
+		split_at(mem, end - 1);
+	return head + tail;
+}
+
+unsigned guest_memory_settle(struct guest_memory *mem)
+{
+	unsigned calls = 0;
+	uint64_t gfn;
+
+	pthread_mutex_lock(&mem->mutex);
+	for (; huge_cuts_take(&mem->cuts, &gfn); calls++)
+		split_at(mem, gfn);
+	pthread_mutex_unlock(&mem->mutex);
+	return calls;
+}
+
+/* Frames [first, end) of one block, or of none, were dropped. Return: system calls made. Called under the mutex. */
+static unsigned cut_block(struct guest_memory *mem, uint64_t first, uint64_t end)
+{
+	uint64_t gfn;
+
+	if (first == end || !huge_cuts_add(&mem->cuts, first, end, &gfn))
+		return 0;
+	split_at(mem, gfn);
+	return 1;
+}
+
+/* Called under the mutex. */
+static int discard_anonymous(struct guest_memory *mem, uint8_t *at, uint64_t first, uint64_t end,
+			     unsigned *calls)
+{
+	uint64_t whole_first = (first + HUGE_FRAMES - 1) / HUGE_FRAMES * HUGE_FRAMES;
+	uint64_t whole_end = end / HUGE_FRAMES * HUGE_FRAMES;
+
+	++*calls;
+	if (madvise(at, (end - first) * PAGE_BYTES, MADV_DONTNEED) < 0)
+		return -errno;
+	if (!atomic_load_explicit(&mem->expect_huge, memory_order_relaxed))
+		return 0;
+	if (whole_first > whole_end) {
+		*calls += cut_block(mem, first, end);
+		return 0;
+	}
+	huge_cuts_forget(&mem->cuts, whole_first, whole_end);
+	*calls += cut_block(mem, first, whole_first);
+	*calls += cut_block(mem, whole_end, end);
+	return 0;
 }
 
 /*
  * An extent that would be cut in two needs room in the table (whose size also bounds the VMAs that discards
- * can cost); without room the frames are zeroed by a private copy rather than left showing the file.
+ * can cost); without room the frames are zeroed by a private copy rather than left showing the file. Called under the mutex.
  */
-static int discard_file_backed(struct guest_memory *mem, uint8_t *at, uint64_t first, uint64_t end)
+static int discard_file_backed(struct guest_memory *mem, uint8_t *at, uint64_t first, uint64_t end,
+			       unsigned *calls)
 {
 	uint64_t bytes = (end - first) * PAGE_BYTES;
 
-	if (extents_reserve(mem) < 0) {
+	if (frame_extents_reserve(&mem->extents, first, end, FRAME_PRIVATE) < 0) {
 		memset(at, 0, bytes);
 		return 0;
 	}
+	++*calls;
 	if (mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
 		 -1, 0) == MAP_FAILED) {
 		int r = -errno;
 
-		/* Before 6.2 a mapping that fails may have unmapped what it was to replace: then there is nothing to zero. */
-		if (madvise(at, bytes, MADV_NORMAL) < 0)
+		/* When it is unmapped there is nothing to zero. */
+		if (is_unmapped(at, bytes))
 			return r;
 		memset(at, 0, bytes);
 		return 0;
 	}
-	extents_cut(mem, first, end);
+	frame_extents_set(&mem->extents, first, end, FRAME_PRIVATE);
+	*calls += mem->mergeable ? 2 : 1;
 	return ram_advise(mem, at, bytes);
 }
 
 int guest_memory_discard(struct guest_memory *mem, gfn_t gfn, uint64_t frames, unsigned *ret_calls)
 {
+	uint8_t *base = frames_at(mem, gfn, frames);
 	uint64_t at = gfn.v, end = gfn.v + frames;
 	unsigned calls = 0;
-	void *base;
 	int r = 0;
 
-	if (frames > UINT64_MAX >> PAGE_SHIFT || gfn.v > UINT64_MAX >> PAGE_SHIFT ||
-	    guest_span(mem, gfn_to_gpa(gfn), frames * PAGE_BYTES, &base) < 0)
+	if (!base)
 		return -EFAULT;
 	pthread_mutex_lock(&mem->mutex);
 	while (at < end) {
-		uint8_t *p = (uint8_t *)base + (at - gfn.v) * PAGE_BYTES;
-		size_t i = extent_after(mem, at);
+		uint8_t *p = base + (at - gfn.v) * PAGE_BYTES;
+		size_t i = frame_extents_after(&mem->extents, at);
+		const struct frame_extent *x = i < mem->extents.count ? &mem->extents.list[i] : NULL;
 		uint64_t stop = end;
 		int error;
 
-		if (i < mem->extent_count && mem->extents[i].first <= at) {
-			if (mem->extents[i].end < stop)
-				stop = mem->extents[i].end;
-			error = discard_file_backed(mem, p, at, stop);
+		if (x && x->first <= at) {
+			stop = x->end < stop ? x->end : stop;
+			error = discard_file_backed(mem, p, at, stop, &calls);
 		} else {
-			if (i < mem->extent_count && mem->extents[i].first < stop)
-				stop = mem->extents[i].first;
-			error = discard_anonymous(p, (stop - at) * PAGE_BYTES);
+			stop = x && x->first < stop ? x->first : stop;
+			error = discard_anonymous(mem, p, at, stop, &calls);
 		}
 		r = r ? r : error;
-		calls++;
 		at = stop;
 	}
 	pthread_mutex_unlock(&mem->mutex);
@@ -378,13 +436,17 @@ int guest_memory_discard(struct guest_memory *mem, gfn_t gfn, uint64_t frames, u
 	return r;
 }
 
-uint64_t guest_memory_boot_file_frames(struct guest_memory *mem)
+uint64_t guest_memory_frames(struct guest_memory *mem, enum frame_backing backing)
 {
-	uint64_t frames = 0;
+	uint64_t frames;
 
 	pthread_mutex_lock(&mem->mutex);
-	for (size_t i = 0; i < mem->extent_count; i++)
-		frames += mem->extents[i].end - mem->extents[i].first;
+	frames = frame_extents_frames(&mem->extents, backing);
 	pthread_mutex_unlock(&mem->mutex);
 	return frames;
+}
+
+uint64_t guest_memory_boot_file_frames(struct guest_memory *mem)
+{
+	return guest_memory_frames(mem, FRAME_BOOT_FILE);
 }

@@ -26,6 +26,7 @@
 enum frame_backing {
 	FRAME_PRIVATE,	 /* plain anonymous memory */
 	FRAME_BOOT_FILE, /* private mapping of a file of the boot cache (a written frame is a private copy) */
+	FRAME_STORE,	 /* private mapping of a sealed segment of the page store (likewise) */
 	FRAME_BACKINGS,
 };
 
@@ -93,6 +94,51 @@ int guest_memory_map_file(struct guest_memory *mem, gpa_t gpa, int fd, uint64_t 
 			  uint64_t bytes) must_check;
 
 /**
+ * guest_memory_map_store() - Replace frames, populated or not, by a private mapping of a segment of the page store.
+ * @mem: the memory.
+ * @gfn: first frame.
+ * @fd: a memfd; the mapping keeps its own reference.
+ * @offset: of the segment, page aligned.
+ * @frames: how many, at least 1; inside one region. Any backing: what was there is dropped.
+ *
+ * The caller's obligations, none of which is checked here:
+ *  - The segment is sealed (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) and long enough: nobody can change its bytes,
+ *    and no frame lies behind its end, where a read would be SIGBUS.
+ *  - The frames hold the segment's bytes, compared by this process after the last moment at which they could be written: the vCPUs
+ *    are held and the devices are (virtio_mmio_hold()), or writes to the frames are blocked otherwise.
+ *  - No I/O is in flight to or from the frames and nobody has pinned them: a write through a pin would be lost.
+ *  - The frames are not registered with a userfaultfd, or the caller knows that the registration of the range ends here.
+ *  - Huge pages that the range covers in part were split (guest_memory_split()), else nothing is freed.
+ *  - The process has mappings to spare (vm.max_map_count): each call takes up to two.
+ *
+ * Context: any thread; serialised inside.
+ * Return: 0, -EINVAL (alignment, no frames), -EFAULT (outside RAM), -ENOSPC (FRAME_EXTENTS_STORE_MAX), -ENOMEM or another errno of
+ * mmap: nothing has changed. -ENOTRECOVERABLE: mmap failed and has unmapped the frames (possible before Linux 6.2): the VM must end.
+ */
+int guest_memory_map_store(struct guest_memory *mem, gfn_t gfn, int fd, uint64_t offset,
+			   uint64_t frames) must_check;
+
+/**
+ * guest_memory_split() - Split the huge pages that a range of frames covers in part, so that replacing the range frees memory at
+ * once.
+ * @mem: the memory.
+ * @gfn: first frame.
+ * @frames: how many; inside one region.
+ *
+ * Does nothing where no huge pages are expected (guest_memory_expect_huge()). Takes one MADV_COLD of one page for each end of the
+ * range that is not at a multiple of 2 MiB; 0.4 ms for one that is huge. A page that is pinned is not split: the kernel then frees
+ * its parts under memory pressure.
+ *
+ * Context: any thread.
+ * Return: system calls made.
+ */
+unsigned guest_memory_split(struct guest_memory *mem, gfn_t gfn, uint64_t frames);
+
+/* Whether parts of RAM may be huge pages. Known at the start from the kernel's setting (transparent_hugepage/enabled "always");
+ * who makes huge pages later says so first. Any thread. */
+void guest_memory_expect_huge(struct guest_memory *mem, bool expect);
+
+/**
  * guest_memory_backing() - What backs a frame, and how many frames from there on are backed alike.
  * @mem: the memory.
  * @gfn: the frame.
@@ -113,14 +159,27 @@ int guest_memory_backing(struct guest_memory *mem, gfn_t gfn, enum frame_backing
  * @frames: how many; the range lies in one region.
  * @ret_calls: system calls made; may be NULL.
  *
- * MADV_DONTNEED for anonymous frames; a fresh anonymous mapping over file-backed ones, where MADV_DONTNEED
- * would show the file again.
+ * MADV_DONTNEED for anonymous frames; a fresh anonymous mapping over file-backed ones, where MADV_DONTNEED would show the file
+ * again. Of huge pages that were cut, the kernel may keep the dropped part of up to four (8 MiB) until guest_memory_settle().
  *
  * Context: any thread; serialised inside. The guest must have given the frames up.
  * Return: 0, -EFAULT outside RAM, or the first errno of madvise or mmap (the other frames are discarded all the same).
  */
 int guest_memory_discard(struct guest_memory *mem, gfn_t gfn, uint64_t frames,
 			 unsigned *ret_calls) must_check;
+
+/**
+ * guest_memory_settle() - Split the huge pages that discards have cut, so that the kernel has all of what was dropped.
+ *
+ * To be called when no more discards are to be expected soon, and before figures are read.
+ *
+ * Context: any thread.
+ * Return: system calls made; 0 where no huge pages are expected.
+ */
+unsigned guest_memory_settle(struct guest_memory *mem);
+
+/* Frames that have this backing now; FRAME_PRIVATE is not counted here. Any thread. */
+uint64_t guest_memory_frames(struct guest_memory *mem, enum frame_backing backing);
 
 /* Frames that are mapped from boot files now: what was mapped at start less what was discarded since. */
 uint64_t guest_memory_boot_file_frames(struct guest_memory *mem);
