@@ -143,11 +143,38 @@ static void balloon_init(void *object)
 	struct balloon_config *balloon = object;
 
 	balloon->on = true;
+	balloon->stats = true;
+	balloon->deflate_on_oom = true;
+	balloon->reporting = true;
+	balloon->poison = true;
 }
+
+static const struct config_part balloon_parts[] = {
+	{
+		.name = "size",
+		.kind = CONFIG_PART_SIZE,
+		.offset = offsetof(struct balloon_config, size_bytes),
+		.max = UINT64_MAX,
+	},
+	PART(struct balloon_config, "stats", SWITCH, stats),
+	PART(struct balloon_config, "deflate-on-oom", SWITCH, deflate_on_oom),
+	PART(struct balloon_config, "reporting", SWITCH, reporting),
+	PART(struct balloon_config, "poison", SWITCH, poison),
+	{
+		.name = "stats-interval",
+		.kind = CONFIG_PART_COUNT,
+		.offset = offsetof(struct balloon_config, stats_interval_s),
+		.max = CONFIG_STATS_INTERVAL_MAX_S,
+	},
+};
 
 const struct config_object config_balloon = {
 	.noun = "balloon",
-	.syntax = "on|off",
+	.syntax =
+		"on|off|[size=SIZE][,stats=on|off][,deflate-on-oom=on|off][,reporting=on|off][,poison=on|off]"
+		"[,stats-interval=SECONDS]",
 	.bytes = sizeof(struct balloon_config),
+	.parts = balloon_parts,
+	.part_count = ARRAY_SIZE(balloon_parts),
 	.init = balloon_init,
 };

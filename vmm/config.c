@@ -372,6 +372,17 @@ static int check_devices(const struct vm_config *config, struct errmsg *err)
 	return 0;
 }
 
+static int check_balloon(const struct vm_config *config, struct errmsg *err)
+{
+	char size[16], mem[16];
+
+	if (!config->balloon.on || config->balloon.size_bytes <= config->mem_bytes)
+		return 0;
+	return errmsg_set(err, -EINVAL, "--balloon size: %s is more than the VM's memory (%s)",
+			  size_format(config->balloon.size_bytes, size, sizeof(size)),
+			  size_format(config->mem_bytes, mem, sizeof(mem)));
+}
+
 int vm_config_check(const struct vm_config *config, struct errmsg *err)
 {
 	int r = check_name(config->name, err);
@@ -391,6 +402,8 @@ int vm_config_check(const struct vm_config *config, struct errmsg *err)
 			       CONFIG_STOP_TIMEOUT_MAX_S);
 	if (r == 0)
 		r = check_devices(config, err);
+	if (r == 0)
+		r = check_balloon(config, err);
 	if (r == 0)
 		r = check_console(config, err);
 	return r;

@@ -17,9 +17,10 @@
 #define CONFIG_SERIAL_MAX 20 /* virtio 1.2, 5.2.6.1: the device ID string */
 #define CONFIG_DISKS_MAX  (LAYOUT_VIRTIO_MAX - 1)
 /* Longest configuration file that is read: some 50 times what every option at its longest takes. */
-#define CONFIG_FILE_MAX		  ((size_t)1 << 20)
-#define CONFIG_STOP_TIMEOUT_S	  30
-#define CONFIG_STOP_TIMEOUT_MAX_S 86400
+#define CONFIG_FILE_MAX		    ((size_t)1 << 20)
+#define CONFIG_STATS_INTERVAL_MAX_S 86400
+#define CONFIG_STOP_TIMEOUT_S	    30
+#define CONFIG_STOP_TIMEOUT_MAX_S   86400
 
 enum console_kind { CONSOLE_STDIO, CONSOLE_NONE, CONSOLE_FILE, CONSOLE_UNIX, CONSOLE_KINDS };
 
@@ -44,6 +45,12 @@ struct vsock_config {
 
 struct balloon_config {
 	bool on;
+	uint64_t size_bytes; /* what it takes from the guest at the start */
+	bool stats;
+	bool deflate_on_oom;
+	bool reporting;
+	bool poison;
+	uint64_t stats_interval_s; /* 0: on request only */
 };
 
 struct vm_config {

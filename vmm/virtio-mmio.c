@@ -360,6 +360,13 @@ static struct mmio_queue *selected_queue(struct virtio_mmio *t)
 	return t->queue_sel < t->ops->queue_count ? &t->queues[t->queue_sel] : NULL;
 }
 
+/* Whether the selected queue is one of those that the features chosen bring with them. */
+static bool selected_queue_exists(struct virtio_mmio *t)
+{
+	return t->queue_sel < t->ops->queue_count &&
+	       (!t->ops->queue_exists || t->ops->queue_exists(t->dev, t->queue_sel, t->driver_features));
+}
+
 static uint32_t reg_read_locked(struct virtio_mmio *t, uint32_t reg)
 {
 	struct mmio_queue *q = selected_queue(t);
@@ -368,7 +375,7 @@ static uint32_t reg_read_locked(struct virtio_mmio *t, uint32_t reg)
 	case REG_DEVICE_FEATURES:
 		return feature_half(device_features(t), t->device_features_sel);
 	case REG_QUEUE_NUM_MAX:
-		return q ? q->vq.size_max : 0;
+		return selected_queue_exists(t) ? q->vq.size_max : 0;
 	case REG_QUEUE_READY:
 		return q && q->vq.enabled;
 	default:
@@ -530,7 +537,7 @@ static bool queue_reg_write(struct virtio_mmio *t, uint32_t reg, uint32_t value)
 		queue_ready_write(t, q, 0);
 		return true;
 	}
-	if (!queue_setup_allowed(t) || q->vq.enabled)
+	if (!queue_setup_allowed(t) || q->vq.enabled || !selected_queue_exists(t))
 		return false;
 	switch (reg) {
 	case REG_QUEUE_NUM:

@@ -56,6 +56,8 @@ struct virtio_device_ops {
 
 	/* Feature bits of the device type; the transport adds its own. */
 	uint64_t (*features)(void *dev);
+	/* Whether a queue is there with the features that the driver chose; QueueNumMax reads 0 otherwise. NULL: all are. */
+	bool (*queue_exists)(void *dev, unsigned queue, uint64_t features);
 	/* Fill @data from the configuration space; what lies beyond it stays zero. */
 	void (*config_read)(void *dev, uint32_t offset, uint8_t *data, uint32_t len);
 	/* Return: 0 (also when the field is read-only), or negative when it lies outside: that breaks the

@@ -108,8 +108,15 @@ static struct desc desc_decode(const struct virtq_desc *d)
 	};
 }
 
-/* Add the span of one descriptor to the chain. */
-static int chain_add(struct virtqueue *vq, const struct desc *d, struct iovec *iov, unsigned iov_max,
+/* Where a chain goes: checked spans, or ranges as the guest named them. */
+struct chain_out {
+	struct iovec *iov;
+	struct virtqueue_range *ranges; /* NULL: iov */
+	unsigned max;
+};
+
+/* Add one descriptor to the chain. */
+static int chain_add(struct virtqueue *vq, const struct desc *d, const struct chain_out *out,
 		     struct virtqueue_chain *chain)
 {
 	unsigned n = chain->readable + chain->writable;
@@ -117,7 +124,7 @@ static int chain_add(struct virtqueue *vq, const struct desc *d, struct iovec *i
 	uint32_t *bytes = write ? &chain->writable_bytes : &chain->readable_bytes;
 	void *span;
 
-	if (n == iov_max)
+	if (n == out->max)
 		return queue_break(vq, "descriptor chain too long");
 	if (!write && chain->writable)
 		return queue_break(vq, "readable descriptor after a writable one");
@@ -126,9 +133,12 @@ static int chain_add(struct virtqueue *vq, const struct desc *d, struct iovec *i
 	/* Both directions together, so that no sum that a device forms can wrap (virtio 1.2, 2.7.5). */
 	if (d->len > UINT32_MAX - chain->readable_bytes - chain->writable_bytes)
 		return queue_break(vq, "descriptor chain above 4 GiB");
-	if (guest_span(vq->mem, GPA(d->addr), d->len, &span) < 0)
+	if (out->ranges)
+		out->ranges[n] = (struct virtqueue_range){.first = GPA(d->addr), .bytes = d->len};
+	else if (guest_span(vq->mem, GPA(d->addr), d->len, &span) < 0)
 		return queue_break(vq, "descriptor outside RAM");
-	iov[n] = (struct iovec){.iov_base = span, .iov_len = d->len};
+	else
+		out->iov[n] = (struct iovec){.iov_base = span, .iov_len = d->len};
 	*bytes += d->len;
 	if (write)
 		chain->writable++;
@@ -138,8 +148,8 @@ static int chain_add(struct virtqueue *vq, const struct desc *d, struct iovec *i
 }
 
 /* Walk an indirect table, the last element of a chain. */
-static int chain_add_table(struct virtqueue *vq, const struct desc *table, struct iovec *iov,
-			   unsigned iov_max, struct virtqueue_chain *chain)
+static int chain_add_table(struct virtqueue *vq, const struct desc *table, const struct chain_out *out,
+			   struct virtqueue_chain *chain)
 {
 	uint32_t entries = table->len / (uint32_t)sizeof(struct virtq_desc);
 	uint32_t index = 0;
@@ -166,7 +176,7 @@ static int chain_add_table(struct virtqueue *vq, const struct desc *table, struc
 		d = desc_decode(&raw);
 		if (d.flags & VIRTQ_DESC_F_INDIRECT)
 			return queue_break(vq, "indirect descriptor inside an indirect table");
-		r = chain_add(vq, &d, iov, iov_max, chain);
+		r = chain_add(vq, &d, out, chain);
 		if (r < 0)
 			return r;
 		if (!(d.flags & VIRTQ_DESC_F_NEXT))
@@ -178,7 +188,7 @@ static int chain_add_table(struct virtqueue *vq, const struct desc *table, struc
 	return queue_break(vq, "indirect descriptor chain loops or is too long");
 }
 
-static int chain_walk(struct virtqueue *vq, uint16_t head, struct iovec *iov, unsigned iov_max,
+static int chain_walk(struct virtqueue *vq, uint16_t head, const struct chain_out *out,
 		      struct virtqueue_chain *chain)
 {
 	uint16_t index = head;
@@ -191,8 +201,8 @@ static int chain_walk(struct virtqueue *vq, uint16_t head, struct iovec *iov, un
 			return queue_break(vq, "descriptor index out of range");
 		d = desc_decode(&vq->desc[index]);
 		if (d.flags & VIRTQ_DESC_F_INDIRECT)
-			return chain_add_table(vq, &d, iov, iov_max, chain);
-		r = chain_add(vq, &d, iov, iov_max, chain);
+			return chain_add_table(vq, &d, out, chain);
+		r = chain_add(vq, &d, out, chain);
 		if (r < 0)
 			return r;
 		if (!(d.flags & VIRTQ_DESC_F_NEXT))
@@ -202,7 +212,7 @@ static int chain_walk(struct virtqueue *vq, uint16_t head, struct iovec *iov, un
 	return queue_break(vq, "descriptor chain loops");
 }
 
-int virtqueue_pop(struct virtqueue *vq, struct iovec *iov, unsigned iov_max, struct virtqueue_chain *ret)
+static int chain_pop(struct virtqueue *vq, const struct chain_out *out, struct virtqueue_chain *ret)
 {
 	struct virtqueue_chain chain = {0};
 	uint16_t pending;
@@ -218,7 +228,7 @@ int virtqueue_pop(struct virtqueue *vq, struct iovec *iov, unsigned iov_max, str
 	if (pending > vq->size)
 		return queue_break(vq, "available index jumps by more than the queue size");
 	chain.head = le16_get(&vq->avail->ring[vq->avail_next & vq->mask]);
-	r = chain_walk(vq, chain.head, iov, iov_max, &chain);
+	r = chain_walk(vq, chain.head, out, &chain);
 	if (r < 0)
 		return r;
 	vq->avail_next++;
@@ -229,6 +239,17 @@ int virtqueue_pop(struct virtqueue *vq, struct iovec *iov, unsigned iov_max, str
 void virtqueue_unpop(struct virtqueue *vq)
 {
 	vq->avail_next--;
+}
+
+int virtqueue_pop(struct virtqueue *vq, struct iovec *iov, unsigned iov_max, struct virtqueue_chain *ret)
+{
+	return chain_pop(vq, &(struct chain_out){.iov = iov, .max = iov_max}, ret);
+}
+
+int virtqueue_pop_ranges(struct virtqueue *vq, struct virtqueue_range *ranges, unsigned max,
+			 struct virtqueue_chain *ret)
+{
+	return chain_pop(vq, &(struct chain_out){.ranges = ranges, .max = max}, ret);
 }
 
 void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t written)

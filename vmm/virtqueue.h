@@ -134,6 +134,22 @@ int virtqueue_pop(struct virtqueue *vq, struct iovec *iov, unsigned iov_max,
  */
 void virtqueue_unpop(struct virtqueue *vq);
 
+/* A range of guest physical memory as a descriptor names it: it may lie anywhere. */
+struct virtqueue_range {
+	gpa_t first;
+	uint32_t bytes; /* not 0 */
+};
+
+/**
+ * virtqueue_pop_ranges() - Take the next available chain, for a device that does not touch its bytes.
+ * @ranges: where the ranges go, readable ones first; not checked to lie in RAM.
+ * @max: entries of @ranges.
+ *
+ * Otherwise as virtqueue_pop().
+ */
+int virtqueue_pop_ranges(struct virtqueue *vq, struct virtqueue_range *ranges, unsigned max,
+			 struct virtqueue_chain *ret) must_check;
+
 /**
  * virtqueue_push() - Publish a chain as used.
  * @vq: the queue; nothing happens when it is broken or disabled.

@@ -175,15 +175,24 @@ static int rng_attach(struct vm *vm)
 
 static int balloon_attach(struct vm *vm)
 {
+	const struct balloon_config *config = &vm->config->balloon;
+	const struct virtio_balloon_options options = {
+		.stats = config->stats,
+		.deflate_on_oom = config->deflate_on_oom,
+		.reporting = config->reporting,
+		.poison = config->poison,
+		.stats_interval_s = config->stats_interval_s,
+		.target_bytes = config->size_bytes,
+	};
 	const struct irq_line *irq;
 	int r;
 
-	if (!vm->config->balloon.on)
+	if (!config->on)
 		return 0;
 	r = next_irq(vm, &irq);
 	if (r < 0)
 		return r;
-	r = virtio_balloon_new(vm->mem, vm->loop, irq, &vm->balloon);
+	r = virtio_balloon_new(&options, vm->mem, vm->loop, irq, &vm->balloon);
 	if (r < 0)
 		return r;
 	return transport_attach(vm, virtio_balloon_mmio(vm->balloon));

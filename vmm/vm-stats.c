@@ -91,19 +91,76 @@ static json_t *rng_json(struct virtio_rng *rng)
 			 virtio_json(&s.virtio));
 }
 
+/* What the guest says of its memory; JSON null when it says nothing. */
+static json_t *guest_json(const struct virtio_balloon_stats *s)
+{
+	json_t *json;
+	int r = 0;
+
+	if (!s->guest_known)
+		return json_null();
+	json = json_pack("{s:f}", "age_s", (double)s->guest_age_ns / 1e9);
+	for (enum guest_stat i = 0; json && i < GUEST_STATS && r == 0; i++)
+		if (s->guest.known >> i & 1)
+			r = json_object_set_new(json, guest_stat_name(i),
+						json_integer((json_int_t)s->guest.values[i]));
+	if (r == 0)
+		return json;
+	json_decref(json);
+	return NULL;
+}
+
 static json_t *balloon_json(struct virtio_balloon *balloon)
 {
 	struct virtio_balloon_stats s;
+	json_t *json;
 
 	virtio_balloon_stats(balloon, &s);
-	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "type", "balloon",
-			 "target_bytes", (json_int_t)s.target_bytes, "actual_bytes",
-			 (json_int_t)s.actual_bytes, "inflated_pages", (json_int_t)s.balloon.inflated,
-			 "deflated_pages", (json_int_t)s.balloon.deflated, "repeated_pages",
-			 (json_int_t)s.balloon.repeated, "refused_pages", (json_int_t)s.balloon.refused,
-			 "discard_ranges", (json_int_t)s.balloon.discard_ranges, "discard_calls",
-			 (json_int_t)s.balloon.discard_calls, "discard_errors",
-			 (json_int_t)s.balloon.discard_errors, "virtio", virtio_json(&s.virtio));
+	json = json_pack("{s:s, s:s, s:o, s:o}", "type", "balloon", "liveness",
+			 balloon_liveness_name(s.liveness), "guest", guest_json(&s), "virtio",
+			 virtio_json(&s.virtio));
+	if (!json)
+		return NULL;
+	const struct {
+		const char *key;
+		uint64_t value;
+	} figures[] = {
+		{"target_bytes", s.target_bytes},
+		{"actual_bytes", s.actual_bytes},
+		{"inflated_pages", s.balloon.inflated},
+		{"deflated_pages", s.balloon.deflated},
+		{"repeated_pages", s.balloon.repeated},
+		{"refused_pages", s.balloon.refused},
+		{"reported_pages", s.balloon.reported},
+		{"report_kept_pages", s.balloon.report_kept},
+		{"report_ignored_ranges", s.balloon.report_ignored},
+		{"discard_ranges", s.balloon.discard_ranges},
+		{"discard_calls", s.balloon.discard_calls},
+		{"discard_errors", s.balloon.discard_errors},
+		{"guest_samples", s.guest_samples},
+		{"guest_ignored", s.guest_ignored},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(figures); i++) {
+		if (json_object_set_new(json, figures[i].key, json_integer((json_int_t)figures[i].value)) <
+		    0) {
+			json_decref(json);
+			return NULL;
+		}
+	}
+	return json;
+}
+
+json_t *vm_balloon_json(struct vm *vm)
+{
+	struct virtio_balloon_stats s;
+
+	if (!vm->balloon)
+		return NULL;
+	virtio_balloon_stats(vm->balloon, &s);
+	return json_pack("{s:I, s:I, s:I, s:s}", "target_bytes", (json_int_t)s.target_bytes, "actual_bytes",
+			 (json_int_t)s.actual_bytes, "ballooned_bytes",
+			 (json_int_t)(s.balloon.frames * PAGE_BYTES), "liveness",
+			 balloon_liveness_name(s.liveness));
 }
 
 static json_t *devices_json(const struct vm *vm)

@@ -18,6 +18,10 @@ int vm_usage(struct vm *vm, struct vm_usage *ret)
 
 	if (!smaps)
 		return -errno;
+	(void)guest_memory_settle(vm->mem);
+	/* The guest may well answer before the kernel has: then its sample is in this answer. */
+	if (vm->balloon)
+		virtio_balloon_ask(vm->balloon);
 	for (size_t i = 0; i < count; i++) {
 		const struct guest_region *region = guest_memory_region(vm->mem, i);
 

@@ -73,6 +73,9 @@ struct guest_memory *vm_memory(struct vm *vm);
  * balloon. */
 int vm_balloon_set(struct vm *vm, uint64_t bytes) must_check;
 
+/* Where the balloon is, as the control command balloon answers; a new reference, NULL without a balloon or memory. Any thread. */
+json_t *vm_balloon_json(struct vm *vm);
+
 /**
  * vm_usage() - The account of the VM's memory, from the kernel's figures for this process.
  * @ret: docs/stats.md defines each figure.

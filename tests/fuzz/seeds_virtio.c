@@ -34,11 +34,12 @@ static int seed_write(const struct seed *s, const char *dir, const char *name)
 	return fd < 0 || write_full(fd, s->data, s->len) < 0;
 }
 
-static void add_start(struct seed *s, uint8_t features)
+static void add_start(struct seed *s, uint8_t features, uint8_t own)
 {
 	add(s, STEP_START, 1);
 	add(s, features, 1);
 	add(s, 4, 1); /* 16 entries */
+	add(s, own, 1);
 }
 
 static void add_poke(struct seed *s, uint16_t offset, uint64_t value)
@@ -49,12 +50,15 @@ static void add_poke(struct seed *s, uint16_t offset, uint64_t value)
 	add(s, value, 8);
 }
 
-/* A descriptor of queue 0 (or 1), or, with queue 2, of the table. */
+/* Instead of a queue: the indirect table. */
+#define TABLE 255
+
+/* A descriptor of a queue, or of the table. */
 static void add_desc(struct seed *s, uint8_t queue, uint8_t index, uint8_t base, uint16_t offset,
 		     uint32_t len, uint8_t flags)
 {
-	add(s, queue == 2 ? STEP_TABLE : STEP_DESC, 1);
-	if (queue != 2)
+	add(s, queue == TABLE ? STEP_TABLE : STEP_DESC, 1);
+	if (queue != TABLE)
 		add(s, queue, 1);
 	add(s, index, 1);
 	add(s, base, 1);
@@ -79,9 +83,9 @@ static int seed_blk(const char *dir, const char *name, uint8_t type, uint32_t le
 {
 	struct seed s = {.len = 0};
 	bool in = type == 0 || type == 8;
-	uint8_t queue = table ? 2 : 0;
+	uint8_t queue = table ? TABLE : 0;
 
-	add_start(&s, (uint8_t)(table ? 3 : 4));
+	add_start(&s, (uint8_t)(table ? 3 : 4), 0);
 	add_poke(&s, 0, type);
 	add_poke(&s, 8, 3);
 	add_poke(&s, 0x1000, 5); /* a range, for those who take one: sector 5, .. */
@@ -105,11 +109,42 @@ static int seeds_blk(const char *dir)
 	       seed_blk(dir, "flush", 4, 1, false);
 }
 
+/* Statistics, then reports of single pages and of a run, with poison or without. */
+static int seed_queues(const char *dir, const char *name, uint8_t own, uint8_t report_queue, uint64_t poison)
+{
+	struct seed s = {.len = 0};
+
+	add_start(&s, 3, own);
+	add_poke(&s, 0, 0x0000000012340004); /* tag 4, the value's low bytes */
+	add_poke(&s, 8, 0x00000000000f0000);
+	if (own & 2) {
+		add_desc(&s, 2, 0, BASE_DATA, 0, 20, 0);
+		add_send(&s, 2);
+	}
+	add(&s, STEP_WRITE, 1);
+	add(&s, 0x10c, 2);
+	add(&s, 2, 1);
+	add(&s, poison, 8);
+	add_desc(&s, report_queue, 0, BASE_DATA, 0x2000, 0x1000, VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_NEXT);
+	add_desc(&s, report_queue, 1, BASE_DATA, 0x3000, 0x4000, VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_NEXT);
+	add_desc(&s, report_queue, 2, BASE_END, 0x20, 0x1000, VIRTQ_DESC_F_WRITE);
+	add_send(&s, report_queue);
+	return seed_write(&s, dir, name);
+}
+
+static int seeds_balloon_queues(const char *dir)
+{
+	return seed_queues(dir, "stats-report", 0x22, 3, 0) | seed_queues(dir, "report", 0x20, 2, 0) |
+	       seed_queues(dir, "report-spec", 0x36, 4, 0) | seed_queues(dir, "poison", 0x36, 3, 0xaaaaaaaa);
+}
+
 static int seeds_balloon(const char *dir)
 {
 	struct seed s = {.len = 0};
 
-	add_start(&s, 1);
+	if (seeds_balloon_queues(dir))
+		return 1;
+	add_start(&s, 1, 0);
 	add_poke(&s, 0, 0x0000080100000800);
 	add_poke(&s, 8, 0x0000090000000802);
 	for (uint8_t queue = 0; queue < 2; queue++) {
@@ -127,7 +162,7 @@ static int seeds_rng(const char *dir)
 {
 	struct seed s = {.len = 0};
 
-	add_start(&s, 1);
+	add_start(&s, 1, 0);
 	add_desc(&s, 0, 0, BASE_DATA, 0, 64, VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_NEXT);
 	add_desc(&s, 0, 1, BASE_DATA, 0x1000, 8192, VIRTQ_DESC_F_WRITE);
 	add_send(&s, 0);

@@ -92,8 +92,10 @@ static void step_start(struct driver *d, struct program *p)
 	uint64_t want = (features & 1 ? VIRTIO_FEATURE_EVENT_IDX : 0) |
 			(features & 2 ? VIRTIO_FEATURE_INDIRECT_DESC : 0);
 
-	/* The rest are bits 1 to 14 of the device, as far as they go. */
-	if (!driver_start(d, want | (features & ~3u) << 7, size) && !driver_start(d, want, size))
+	/* The rest are bits 9 to 14 of the device, as far as it has them. */
+	want |= (features & ~3u) << 7 | take(p, 1);
+	driver_write(d, REG_FEATURES_SEL, 0);
+	if (!driver_start(d, want & driver_read(d, REG_FEATURES), size))
 		return;
 }
 
@@ -130,6 +132,8 @@ static void run_step(struct driver *d, struct program *p)
 		break;
 	case STEP_LOOP:
 		driver_loop(d);
+		if (d->between)
+			d->between(d);
 		break;
 	case STEP_RESET:
 	case STEPS:

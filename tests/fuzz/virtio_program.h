@@ -12,7 +12,7 @@
 
 /* First byte of each step (modulo STEPS), then its operands, little-endian; bytes that are missing are 0. */
 enum program_step {
-	STEP_START, /* u8 features, u8 log2 of the queue size: the whole way up */
+	STEP_START, /* u8 features, u8 log2 of the queue size, u8 features of the device, bits 0 to 7: the whole way up */
 	STEP_WRITE, /* u16 register offset, u8 width, u64 value */
 	STEP_READ,  /* u16 register offset, u8 width */
 	STEP_DESC,  /* u8 queue, u8 index, u8 base, u16 offset, u32 length, u8 flags, u8 next */

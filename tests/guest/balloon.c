@@ -4,12 +4,26 @@
 
 #define CONFIG_NUM_PAGES (REG_CONFIG + 0)
 #define CONFIG_ACTUAL	 (REG_CONFIG + 4)
+#define CONFIG_POISON	 (REG_CONFIG + 12)
 #define INFLATE		 0
 #define DEFLATE		 1
-#define BATCH_MAX	 1024
+#define STATS		 2
+#define QUEUES		 5
+#define F_STATS		 (1ull << 1)
+#define F_OOM		 (1ull << 2)
+#define F_POISON	 (1ull << 4)
+#define F_REPORTING	 (1ull << 5)
+#define F_ALL		 (F_EVENT_IDX | F_STATS | F_OOM | F_POISON | F_REPORTING)
+#define BATCH_MAX	 4096
+#define RANGES_MAX	 32
+#define STATS_MAX	 32
 #define TIMEOUT_US	 20000000
 
 static uint32_t pfns[BATCH_MAX] __attribute__((aligned(4096)));
+static struct stat {
+	uint16_t tag;
+	uint64_t value;
+} __attribute__((packed)) stats[STATS_MAX] __attribute__((aligned(4096)));
 static bool running;
 
 static uint32_t config(const struct device *d, uint32_t offset)
@@ -17,20 +31,26 @@ static uint32_t config(const struct device *d, uint32_t offset)
 	return mmio_read32(d->base + offset);
 }
 
-static const char *send(struct device *d, unsigned queue, unsigned count)
+/* Make the chain at descriptor 0 available and wait for it. */
+static const char *exchange(struct device *d, unsigned queue)
 {
 	struct queue *q = &d->queue[queue];
 	const char *error;
 	uint32_t written;
 	uint16_t head;
 
-	q->desc[0] = (struct desc){(uint64_t)pfns, count * 4, 0, 0};
 	queue_add(q, 0);
 	queue_kick(d, queue);
 	error = queue_wait(d, queue, TIMEOUT_US);
 	if (!error && (!queue_pop(q, &head, &written) || head != 0))
 		error = "used-unknown-head";
 	return error;
+}
+
+static const char *send(struct device *d, unsigned queue, unsigned count)
+{
+	d->queue[queue].desc[0] = (struct desc){(uint64_t)pfns, count * 4, 0, 0};
+	return exchange(d, queue);
 }
 
 /* The i-th of n in one of three orders: up, down, or scattered (n and the step have no common factor). */
@@ -49,9 +69,11 @@ static bool start(const struct command *c, struct device *d)
 
 	if (running && !arg(c, "restart", 0))
 		return true;
-	error = virtio_start(d, arg(c, "features", F_EVENT_IDX), 2, QUEUE_SIZE_MAX);
+	error = virtio_start(d, arg(c, "features", F_ALL), QUEUES, QUEUE_SIZE_MAX);
 	if (error)
 		fail(c, "%s", error);
+	else if (d->features & F_POISON)
+		mmio_write32(d->base + CONFIG_POISON, (uint32_t)arg(c, "poison", 0));
 	running = !error;
 	return running;
 }
@@ -63,8 +85,10 @@ static void info(const struct command *c)
 	if (!d || !start(c, d))
 		return;
 	answer(c);
-	say(" num_pages=%u actual=%u status=%u features=%lx", config(d, CONFIG_NUM_PAGES),
-	    config(d, CONFIG_ACTUAL), virtio_status(d), d->features);
+	say(" num_pages=%u actual=%u status=%u features=%lx poison=%u queues=", config(d, CONFIG_NUM_PAGES),
+	    config(d, CONFIG_ACTUAL), virtio_status(d), d->features, config(d, CONFIG_POISON));
+	for (unsigned q = 0; q < QUEUES; q++)
+		say("%c", d->queue[q].size ? '1' : '0');
 }
 
 static void move(const struct command *c, unsigned queue)
@@ -120,6 +144,93 @@ static void deflate(const struct command *c)
 	move(c, DEFLATE);
 }
 
+/* Where Linux' driver has its reporting queue: those that are not there take no number. */
+static unsigned report_queue(const struct device *d)
+{
+	return d->features & F_STATS ? 3 : 2;
+}
+
+/* Report ranges of "bytes" from "from" to "to" as free, "batch" of them in a message; misaligned by "skew". */
+static void report(const struct command *c)
+{
+	struct device *d = virtio_device(c, VIRTIO_ID_BALLOON);
+	uint64_t from = arg(c, "from", 0), to = arg(c, "to", 0), bytes = arg(c, "bytes", 2 * MIB);
+	uint64_t batch = arg(c, "batch", RANGES_MAX), skew = arg(c, "skew", 0), requests = 0, ranges = 0;
+	const char *error = NULL;
+	unsigned queue;
+
+	if (!d || !start(c, d))
+		return;
+	queue = (unsigned)arg(c, "queue", report_queue(d));
+	if (queue >= QUEUES || !d->queue[queue].size) {
+		fail(c, "no such queue");
+		return;
+	}
+	if (!arg(c, "force", 0) && !machine_is_usable(from, to)) {
+		fail(c, "range is not usable RAM");
+		return;
+	}
+	if (batch == 0 || batch > RANGES_MAX || from >= to || bytes == 0) {
+		fail(c, "batch or range");
+		return;
+	}
+	for (; from < to && !error; requests++) {
+		unsigned n = 0;
+
+		for (; n < batch && from < to; n++, from += bytes)
+			d->queue[queue].desc[n] = (struct desc){from + skew, (uint32_t)bytes,
+								DESC_WRITE | DESC_NEXT, (uint16_t)(n + 1)};
+		d->queue[queue].desc[n - 1].flags = DESC_WRITE;
+		ranges += n;
+		error = exchange(d, queue);
+	}
+	if (error) {
+		running = false;
+		fail(c, "%s", error);
+		return;
+	}
+	answer(c);
+	say(" ranges=%lu requests=%lu", ranges, requests);
+}
+
+/*
+ * Make statistics available: "values" of them, tag i (from "tag") with the value "base" + i; or "length" bytes of them. Then, with
+ * "wait_ms", wait until the host asks for the next.
+ */
+static void tell(const struct command *c)
+{
+	struct device *d = virtio_device(c, VIRTIO_ID_BALLOON);
+	uint64_t values = arg(c, "values", 16), base = arg(c, "base", 0), tag = arg(c, "tag", 0);
+	const char *error = NULL;
+	uint32_t written;
+	uint16_t head;
+	struct queue *q;
+
+	if (!d || !start(c, d))
+		return;
+	q = &d->queue[STATS];
+	if (!(d->features & F_STATS) || values > STATS_MAX) {
+		fail(c, "no statistics, or too many");
+		return;
+	}
+	for (uint64_t i = 0; i < values; i++)
+		stats[i] = (struct stat){(uint16_t)(tag + i), base + i};
+	q->desc[0] =
+		(struct desc){(uint64_t)stats, (uint32_t)arg(c, "length", values * sizeof(stats[0])), 0, 0};
+	queue_add(q, 0);
+	queue_kick(d, STATS);
+	if (arg(c, "wait_ms", 0))
+		error = queue_wait(d, STATS, arg(c, "wait_ms", 0) * 1000);
+	if (!error && arg(c, "wait_ms", 0) && !queue_pop(q, &head, &written))
+		error = "not-asked";
+	if (error) {
+		fail(c, "%s", error);
+		return;
+	}
+	answer(c);
+	say(" values=%lu", values);
+}
+
 /* Wait until the host asks for so many pages. */
 static void target(const struct command *c)
 {
@@ -139,5 +250,6 @@ static void target(const struct command *c)
 }
 
 const struct verb balloon_verbs[] = {
-	{"balloon", info}, {"inflate", inflate}, {"deflate", deflate}, {"target", target}, {NULL, NULL},
+	{"balloon", info},  {"inflate", inflate}, {"deflate", deflate}, {"target", target},
+	{"report", report}, {"tell", tell},	  {NULL, NULL},
 };

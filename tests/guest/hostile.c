@@ -102,26 +102,33 @@ static void random_ring(struct device *d, unsigned queue)
 	mmio_write32(d->base + REG_NOTIFY, below(16) ? queue : (uint32_t)below(0x10000));
 }
 
+/* Statistics, deflate-on-OOM, page poison, reporting. A report of free memory counts only where it is whole pages, and of random
+ * ranges only some in the buffer can be. */
+#define BALLOON_FEATURES 0x36
+
 /* Random descriptors, indices and lengths; a reset whenever the device asks for it, and at the end. Only
  * reads and identification come to pass on a block device, as long as it is opened read-only. */
 static void ring_storm(const struct command *c)
 {
 	struct device *d = virtio_device(c, 0);
 	uint64_t rounds = arg(c, "rounds", 200), resets = 0, broken = 0;
-	unsigned queues;
+	unsigned queues, queue;
+	uint64_t own;
 	bool up = false;
 
 	if (!d)
 		return;
-	queues = d->id == VIRTIO_ID_VSOCK ? 3 : d->id == VIRTIO_ID_BALLOON ? 2 : 1;
+	queues = d->id == VIRTIO_ID_VSOCK ? 3 : d->id == VIRTIO_ID_BALLOON ? QUEUES_MAX : 1;
+	own = d->id == VIRTIO_ID_BALLOON ? BALLOON_FEATURES : 0;
 	random_state = arg(c, "seed", 1) << 32;
 	for (uint64_t i = 0; i < rounds; i++) {
 		bool needs_reset = up && (virtio_status(d) & STATUS_NEEDS_RESET);
 
 		broken += needs_reset;
 		if (!up || needs_reset || !below(8)) {
-			const char *error = virtio_start(d, below(2) ? F_INDIRECT | F_EVENT_IDX : 0, queues,
-							 1u << below(9));
+			const char *error = virtio_start(
+				d, (below(2) ? F_INDIRECT | F_EVENT_IDX : 0) | (next_random() & own), queues,
+				1u << below(9));
 
 			if (error) {
 				fail(c, "%s", error);
@@ -130,7 +137,10 @@ static void ring_storm(const struct command *c)
 			resets++;
 			up = true;
 		}
-		random_ring(d, (unsigned)below(queues));
+		do
+			queue = (unsigned)below(queues);
+		while (!d->queue[queue].size);
+		random_ring(d, queue);
 		if (!below(4)) /* time for the device to look, or none */
 			delay_us(below(2000));
 	}

@@ -47,7 +47,7 @@
 #define DESC_INDIRECT 4
 
 #define QUEUE_SIZE_MAX 256
-#define QUEUES_MAX     3
+#define QUEUES_MAX     5
 #define DEVICES_MAX    16
 
 struct desc {
@@ -87,8 +87,8 @@ struct device {
 
 /* The device with this number, if it is there and of this kind (0: any); else answers with an error. */
 struct device *virtio_device(const struct command *c, uint32_t id);
-/* Reset, negotiate the wanted features that are offered, set up queues of this size, DRIVER_OK. NULL, or what
- * went wrong. */
+/* Reset, negotiate the wanted features that are offered, set up the first queues, of this size, DRIVER_OK. Queues that a balloon
+ * lacks with these features are left out: their size is 0. NULL, or what went wrong. */
 const char *virtio_start(struct device *d, uint64_t wanted, unsigned queues, unsigned size);
 void virtio_reset(struct device *d);
 uint32_t virtio_status(const struct device *d);

@@ -69,6 +69,7 @@ static void *other_main(void *arg)
 		if (s->balloon) {
 			struct virtio_balloon_stats stats;
 
+			virtio_balloon_ask(s->balloon);
 			virtio_balloon_stats(s->balloon, &stats);
 			assert_int_equal(
 				virtio_balloon_set_target(s->balloon, stats.balloon.frames * PAGE_BYTES), 0);
@@ -260,12 +261,14 @@ static void resets(enum blk_engine_kind engine, bool direct)
 static void balloon(void **state)
 {
 	static struct stress s;
+	static const struct virtio_balloon_options options = {
+		.stats = true, .deflate_on_oom = true, .reporting = true, .poison = true};
 	unsigned total = rounds(500);
 
 	(void)state;
 	memset(&s, 0, sizeof(s));
 	assert_int_equal(driver_init(&s.d), 0);
-	assert_int_equal(virtio_balloon_new(s.d.mem, s.d.loop, &s.d.irq, &s.balloon), 0);
+	assert_int_equal(virtio_balloon_new(&options, s.d.mem, s.d.loop, &s.d.irq, &s.balloon), 0);
 	s.d.mmio = virtio_balloon_mmio(s.balloon);
 	threads_start(&s);
 	for (unsigned round = 0; round < total; round++) {
@@ -291,6 +294,101 @@ static void balloon(void **state)
 		virtio_balloon_stats(s.balloon, &stats);
 		assert_int_equal(stats.balloon.frames, queue == 0 ? 256 : 0);
 	}
+	threads_stop(&s);
+}
+
+/* Report one range of free pages. */
+static void prepare_report(struct stress *s, unsigned queue, uint64_t first, uint32_t pages)
+{
+	struct driver_queue *q = &s->d.queues[queue];
+
+	driver_desc(q, 0, first * PAGE_BYTES, pages / 2 * (uint32_t)PAGE_BYTES,
+		    VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_NEXT, 1);
+	driver_desc(q, 1, (first + pages / 2) * PAGE_BYTES, (pages - pages / 2) * (uint32_t)PAGE_BYTES,
+		    VIRTQ_DESC_F_WRITE, 0);
+	driver_offer(q, 0);
+}
+
+static void assert_zero(struct stress *s, uint64_t first, unsigned pages)
+{
+	for (unsigned i = 0; i < pages; i++)
+		assert_int_equal(*(uint8_t *)driver_ptr(&s->d, (first + i) * PAGE_BYTES, 1), 0);
+}
+
+static void touch(struct stress *s, uint64_t first, unsigned pages)
+{
+	for (unsigned i = 0; i < pages; i++)
+		*(uint8_t *)driver_ptr(&s->d, (first + i) * PAGE_BYTES, 1) = 0xaa;
+}
+
+/* A thread that gives other frames back, as the page store does, and maps segments. */
+static void *engine_main(void *arg)
+{
+	struct stress *s = arg;
+	auto_fd fd = memfd_create("segment", MFD_CLOEXEC);
+
+	assert_int_equal(ftruncate(fd, 16 * PAGE_BYTES), 0);
+	while (!atomic_load(&s->stop)) {
+		assert_int_equal(guest_memory_map_store(s->d.mem, GFN(0xe00), fd, 0, 16), 0);
+		assert_int_equal(guest_memory_discard(s->d.mem, GFN(0xe04), 8, NULL), 0);
+		assert_int_equal(guest_memory_discard(s->d.mem, GFN(0xdf0), 48, NULL), 0);
+	}
+	return NULL;
+}
+
+/* Reports, messages, statistics and questions for them, resets at any moment, and discards by another thread: what was
+ * acknowledged is zero, what was not is whole, and nothing is written after a reset. */
+static void balloon_queues(void **state)
+{
+	static struct stress s;
+	static const struct virtio_balloon_options options = {
+		.stats = true, .deflate_on_oom = true, .reporting = true, .poison = true};
+	unsigned total = rounds(400);
+	pthread_t engine;
+
+	(void)state;
+	memset(&s, 0, sizeof(s));
+	assert_int_equal(driver_init(&s.d), 0);
+	assert_int_equal(virtio_balloon_new(&options, s.d.mem, s.d.loop, &s.d.irq, &s.balloon), 0);
+	s.d.mmio = virtio_balloon_mmio(s.balloon);
+	threads_start(&s);
+	assert_int_equal(pthread_create(&engine, NULL, engine_main, &s), 0);
+	for (unsigned round = 0; round < total; round++) {
+		struct driver_queue *q;
+
+		if (round % 4 == 0)
+			assert_true(driver_start(&s.d,
+						 VIRTIO_FEATURE_EVENT_IDX | VIRTIO_BALLOON_STATS_VQ |
+							 VIRTIO_BALLOON_REPORTING,
+						 QUEUE_ENTRIES));
+		if (round % 4 == 0) {
+			driver_desc(&s.d.queues[2], 0, MESSAGE, 160, 0, 0);
+			driver_send(&s.d, 2, 0);
+		}
+		q = &s.d.queues[3];
+		touch(&s, 0xc00, 64);
+		prepare_report(&s, 3, 0xc00, 64);
+		if (round % 4 == 3) {
+			/* The reset comes before, while or after the report is worked on. */
+			driver_kick(&s.d, 3);
+			for (unsigned spin = 0; spin < round % 64; spin++)
+				(void)driver_read(&s.d, REG_ISR);
+			driver_write(&s.d, REG_STAT, 0);
+			touch(&s, 0xc00, 64);
+			memset(driver_ptr(&s.d, q->gpa, 0x10000), 0x77, 0x10000);
+			(void)driver_read(&s.d, REG_ISR);
+			for (unsigned i = 0; i < 64; i++)
+				assert_int_equal(*(uint8_t *)driver_ptr(&s.d, (0xc00 + i) * PAGE_BYTES, 1),
+						 0xaa);
+			assert_int_equal(load_le16(&q->used->idx), 0x7777);
+			continue;
+		}
+		kick_if_wanted(&s, 3, (uint16_t)(q->avail_idx - 1));
+		wait_used(&s, 3, q->avail_idx);
+		assert_zero(&s, 0xc00, 64);
+	}
+	atomic_store(&s.stop, true);
+	pthread_join(engine, NULL);
 	threads_stop(&s);
 }
 
@@ -330,6 +428,7 @@ int main(void)
 		cmocka_unit_test(notifications_plain), cmocka_unit_test(notifications_auto),
 		cmocka_unit_test(resets_plain),	       cmocka_unit_test(resets_auto),
 		cmocka_unit_test(resets_auto_direct),  cmocka_unit_test(balloon),
+		cmocka_unit_test(balloon_queues),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

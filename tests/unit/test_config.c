@@ -96,6 +96,10 @@ TEST(refused_texts)
 		{"rng", "bw=-1", "--rng bw -1"},
 		{"rng", "iops=1K", "--rng iops 1K"},
 		{"rng", "iops=99999999999999999999", "--rng iops 9999"},
+		{"balloon", "size=257M", "--balloon size: 257 MiB is more than the VM's memory (256 MiB)"},
+		{"balloon", "size=much", "--balloon size much: not a size"},
+		{"balloon", "reporting=yes", "--balloon reporting yes: neither"},
+		{"balloon", "stats-interval=86401", "--balloon stats-interval 86401"},
 		{"disk", "path=x,serial=123456789012345678901", "21 bytes; use 1 to 20"},
 		{"disk", "path=x,serial=", "0 bytes"},
 		{"disk", "path=x,serial=a b", "not printable"},
@@ -221,6 +225,27 @@ TEST(vsock)
 	vm_config_done(&f.config);
 }
 
+TEST(balloon)
+{
+	struct fixture f;
+
+	begin(&f);
+	assert_true(f.config.balloon.on && f.config.balloon.reporting && f.config.balloon.stats &&
+		    f.config.balloon.deflate_on_oom && f.config.balloon.poison);
+	assert_int_equal(set_and_check(&f, "balloon", "size=256M,reporting=off,stats-interval=10"), 0);
+	assert_true(f.config.balloon.on && f.config.balloon.stats);
+	assert_false(f.config.balloon.reporting);
+	assert_int_equal(f.config.balloon.size_bytes, 256 * MIB);
+	assert_int_equal(f.config.balloon.stats_interval_s, 10);
+	assert_int_equal(set_and_check(&f, "balloon", "off"), 0);
+	assert_false(f.config.balloon.on);
+	assert_int_equal(apply_json(&f, "{\"balloon\": {\"size\": \"1M\", \"poison\": false}}"), 0);
+	assert_true(f.config.balloon.on);
+	assert_false(f.config.balloon.poison);
+	assert_int_equal(f.config.balloon.size_bytes, MIB);
+	vm_config_done(&f.config);
+}
+
 TEST(refused_json)
 {
 	static const struct {
@@ -238,6 +263,9 @@ TEST(refused_json)
 		{"{\"kernel\": 7}", "x.json: kernel: must be a string"},
 		{"{\"kernel\": \"\"}", "x.json: kernel: the path is empty"},
 		{"{\"name\": \"a/b\"}", "--name a/b"},
+		{"{\"balloon\": 1}", "x.json: balloon: must be true, false or an object"},
+		{"{\"balloon\": {\"stats\": 1}}", "x.json: balloon.stats: must be true or false"},
+		{"{\"balloon\": {\"free\": 1}}", "x.json: balloon.free: no such key"},
 		{"{\"disks\": {}}", "x.json: disks: must be an array"},
 		{"{\"disks\": [1]}", "x.json: disks[0]: must be an object"},
 		{"{\"disks\": [{}]}", "x.json: disks[0]: no path"},
@@ -353,11 +381,17 @@ TEST(files)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(refused_texts),  cmocka_unit_test(taken_at_the_limits),
-		cmocka_unit_test(missing),	  cmocka_unit_test(disks),
-		cmocka_unit_test(random_numbers), cmocka_unit_test(vsock),
-		cmocka_unit_test(refused_json),	  cmocka_unit_test(printed_is_taken_back),
-		cmocka_unit_test(later_wins),	  cmocka_unit_test(files),
+		cmocka_unit_test(refused_texts),
+		cmocka_unit_test(taken_at_the_limits),
+		cmocka_unit_test(missing),
+		cmocka_unit_test(disks),
+		cmocka_unit_test(random_numbers),
+		cmocka_unit_test(vsock),
+		cmocka_unit_test(balloon),
+		cmocka_unit_test(refused_json),
+		cmocka_unit_test(printed_is_taken_back),
+		cmocka_unit_test(later_wins),
+		cmocka_unit_test(files),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -93,9 +93,11 @@ bool driver_start(struct driver *d, uint64_t features, uint16_t size)
 {
 	if (!driver_negotiate(d, features))
 		return false;
-	for (unsigned i = 0; i < virtio_mmio_queue_count(d->mmio); i++)
-		if (!driver_queue_setup(d, i, size))
+	for (unsigned i = 0; i < virtio_mmio_queue_count(d->mmio); i++) {
+		driver_write(d, REG_QSEL, i);
+		if (driver_read(d, REG_QNUM_MAX) && !driver_queue_setup(d, i, size))
 			return false;
+	}
 	driver_write(d, REG_STAT, STATUS_UP);
 	return driver_read(d, REG_STAT) == STATUS_UP;
 }

@@ -56,6 +56,8 @@ struct driver {
 	struct irq_line irq;
 	struct virtio_mmio *mmio; /* set by the test once it has the device */
 	struct driver_queue queues[VIRTIO_QUEUES_MAX];
+	void (*between)(
+		struct driver *d); /* for fuzz programs: what the host does now and then; NULL: nothing */
 };
 
 /* RAM, loop and an interrupt line for a device to be made. */
@@ -72,7 +74,7 @@ bool driver_negotiate(struct driver *d, uint64_t features) must_check;
 struct driver_queue *driver_queue_lay(struct driver *d, unsigned index, uint16_t size);
 /* The same, and enable it. Return: QueueReady as read back. */
 bool driver_queue_setup(struct driver *d, unsigned index, uint16_t size);
-/* All of it: negotiate, set all queues up with @size, DRIVER_OK. Return: whether the status is STATUS_UP. */
+/* All of it: negotiate, set all queues up that are there with @size, DRIVER_OK. Return: whether the status is STATUS_UP. */
 bool driver_start(struct driver *d, uint64_t features, uint16_t size) must_check;
 
 /* Host address of guest bytes; NULL outside RAM. */

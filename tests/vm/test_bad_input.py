@@ -116,6 +116,22 @@ class BadInput(SardineTest):
     def test_no_kernel(self):
         return []
 
+    @row(2, "--balloon", "\"maybe\"", "on|off|[size=SIZE]")
+    def test_balloon_maybe(self):
+        return ["--balloon", "maybe"]
+
+    @row(2, "--balloon size", "65 MiB", "more than the VM's memory", "64 MiB")
+    def test_balloon_above_memory(self):
+        return ["--balloon", "size=65M"]
+
+    @row(2, "--balloon stats-interval", "86401", "86400")
+    def test_balloon_interval(self):
+        return ["--balloon", "stats-interval=86401"]
+
+    @row(2, "bad.json", "balloon.reporting", "true or false")
+    def test_balloon_json(self):
+        return self.config('{"balloon": {"reporting": "on"}}')
+
     @row(2, "--mem", "0 B", "16 MiB", mem="0")
     def test_mem_zero(self):
         return []

@@ -113,7 +113,9 @@ class DryRun(SardineTest):
     def test_defaults(self):
         got = self.dry("--name", "a", "--kernel", "/k")
         self.assertEqual((got["mem"], got["cpus"], got["console"]), (256 << 20, 1, "stdio"))
-        self.assertEqual((got["mergeable"], got["kaslr"], got["balloon"], got["detach"]), (False, False, True, False))
+        self.assertEqual((got["mergeable"], got["kaslr"], got["detach"]), (False, False, False))
+        self.assertEqual(got["balloon"], {"size": 0, "stats": True, "deflate_on_oom": True, "reporting": True, "poison": True,
+                                          "stats_interval": 0})
         self.assertEqual(self.dry("--name", "a", "--kernel", "/k", "--detach")["console"], "none")
 
     def test_it_touches_nothing(self):

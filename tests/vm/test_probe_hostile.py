@@ -35,8 +35,8 @@ class Ring:
         self.probe = probe
         self.queue = queue
         got = probe.ask("vstart", dev=dev, size=QUEUE, features=features, queues=queue + 1)
-        self.base, self.desc, self.avail, self.used = (
-            got[key] for key in ("base", f"desc{queue}", f"avail{queue}", f"used{queue}"))
+        self.base, *parts = (got[key] for key in ("base", f"desc{queue}", f"avail{queue}", f"used{queue}"))
+        self.desc, self.avail, self.used = parts
 
     def store(self, address, data):
         for at in range(0, len(data), 256):
@@ -177,7 +177,40 @@ BALLOON_BREAKS = (
     ("behind RAM", one_chain(desc(MEM, 64))),
     ("nothing", one_chain(desc(DATA, 0))),
     ("loop", one_chain(desc(DATA, 64, NEXT, 0))),
-    ("write outside the configuration", pokes((REG_CONFIG + 8, 1, 4))),
+    ("write outside the configuration", pokes((REG_CONFIG + 16, 1, 4))),
+)
+
+# Features of the balloon.
+F_STATS, F_POISON, F_REPORTING = 1 << 1, 1 << 4, 1 << 5
+
+# What a balloon's statistics and reporting queues take for what it is: nothing. (what, features, queue, descriptors, counter that
+# rises, by how much)
+BALLOON_IGNORES = (
+    ("statistics of 7 bytes", F_STATS, 2, [desc(DATA, 7)], "guest_ignored", 1),
+    ("statistics for writing", F_STATS, 2, [desc(DATA, 20, WRITE)], "guest_ignored", 1),
+    ("statistics of unknown tags", F_STATS, 2, [desc(TABLE, 40)], "guest_ignored", 4),
+    ("statistics of 1 MiB", F_STATS, 2, [desc(TABLE, MIB)], "guest_ignored", 1),
+    ("a report between pages", F_REPORTING, 2, [desc(DATA + 8, PAGE, WRITE)], "report_ignored_ranges", 1),
+    ("a report of half a page", F_REPORTING, 2, [desc(DATA, PAGE // 2, WRITE)], "report_ignored_ranges", 1),
+    ("a report of 4 GiB - 1", F_REPORTING, 2, [desc(0, 0xFFFFFFFF, WRITE)], "report_ignored_ranges", 1),
+    ("a report of more than RAM", F_REPORTING, 4, [desc(0, 0xFFFFF000, WRITE)], "report_ignored_ranges", 1),
+    ("a report behind RAM", F_REPORTING | F_STATS, 3, [desc(MEM, PAGE, WRITE)], "report_ignored_ranges", 1),
+    ("a report of the hole", F_REPORTING, 2, [desc(0xD0000000, PAGE, WRITE)], "report_ignored_ranges", 1),
+    ("a report that wraps", F_REPORTING, 2, [desc(-PAGE, 2 * PAGE, WRITE)], "report_ignored_ranges", 1),
+    ("a report to be read", F_REPORTING, 2, [desc(DATA, PAGE)], "report_ignored_ranges", 1),
+    ("good and bad ones", F_REPORTING, 2,
+     [desc(DATA, 1, NEXT | WRITE, 1), desc(DATA, PAGE, NEXT | WRITE, 2), desc(MEM - PAGE, 2 * PAGE, WRITE)],
+     "report_ignored_ranges", 2),
+    ("a report with poison", F_REPORTING | F_POISON, 2, [desc(DATA, PAGE, WRITE)], "report_kept_pages", 1),
+)
+
+# What breaks the balloon on these queues: (what, features, queue, descriptors)
+BALLOON_QUEUE_BREAKS = (
+    ("statistics behind RAM", F_STATS, 2, [desc(MEM, 10)]),
+    ("statistics of no length", F_STATS, 2, [desc(DATA, 0)]),
+    ("a report of no length", F_REPORTING, 2, [desc(DATA, 0, WRITE)]),
+    ("reports in a loop", F_REPORTING, 2, [desc(DATA, PAGE, WRITE | NEXT, 0)]),
+    ("reports above 4 GiB", F_REPORTING, 2, [desc(0, 0xFFFFF000, WRITE | NEXT, 1), desc(0, PAGE, WRITE)]),
 )
 
 
@@ -318,6 +351,39 @@ class Hostile(ProbeTest):
                 self.healthy()
                 self.assertEqual(self.hostile_count("vsock"), before)
         self.assertGreaterEqual(self.vm.device_stats("vsock")["violations"], 5)
+        self.vm.power_off()
+
+    def test_ignored_by_the_balloon(self):
+        self.vm.ask("fill", seed=7, **{"from": 40 * MIB, "to": 41 * MIB})
+        for what, features, queue, descriptors, counter, more in BALLOON_IGNORES:
+            with self.subTest(what):
+                before = self.vm.device_stats("balloon")
+                ring = Ring(self.vm, self.balloon, features, queue)
+                ring.store(TABLE, b"".join(struct.pack("<HQ", 1000 + i, i) for i in range(4)))
+                if features & F_POISON:
+                    ring.poke(REG_CONFIG + 12, 0xAAAAAAAA)
+                ring.chain(*descriptors)
+                ring.offer(0)
+                poll(lambda: self.vm.device_stats("balloon")[counter] > before[counter], f"{what}: {counter} rises", 5)
+                after = self.vm.device_stats("balloon")
+                if "unknown" in what or "report" in counter:
+                    self.assertEqual(after[counter], before[counter] + more)
+                self.assertEqual(after["virtio"]["hostile"], before["virtio"]["hostile"])
+                self.assertEqual(self.status(self.balloon) & NEEDS_RESET, 0)
+                self.healthy()
+        self.assertEqual(self.vm.ask("check", seed=7, **{"from": 40 * MIB, "to": 41 * MIB})["bad"], 0)
+        self.vm.power_off()
+
+    def test_broken_balloon_queues(self):
+        for what, features, queue, descriptors in BALLOON_QUEUE_BREAKS:
+            with self.subTest(what):
+                before = self.hostile_count("balloon")
+                ring = Ring(self.vm, self.balloon, features, queue)
+                ring.chain(*descriptors)
+                ring.offer(0)
+                poll(lambda: self.status(self.balloon) & NEEDS_RESET, f"{what}: the device needs a reset", 5)
+                self.assertEqual(self.hostile_count("balloon"), before + 1)
+                self.healthy()
         self.vm.power_off()
 
     def test_actual_out_of_range(self):
