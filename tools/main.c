@@ -24,6 +24,7 @@ static const struct verb {
 	{"wait", "wait for a VM's end and say how it ended", cmd_wait},
 	{"console", "a terminal on a VM's serial port", cmd_console},
 	{"stats", "what VMs occupy, and what sharing saves", cmd_stats},
+	{"balloon", "take memory from a VM, or give it back", cmd_balloon},
 	{"dump", "write a VM's memory to a file", cmd_dump},
 	{"check", "say what this host can do for VMs", cmd_check},
 	{"analyze", "say exactly what sharing identical pages would save", cmd_analyze},

@@ -67,6 +67,13 @@ static int on_balloon(void *arg, uint64_t bytes)
 	return vm_balloon_set(rc->vm, bytes);
 }
 
+static json_t *on_balloon_state(void *arg)
+{
+	struct run_control *rc = arg;
+
+	return vm_balloon_json(rc->vm);
+}
+
 /* The guest stands still meanwhile, so that the dump is of one moment. */
 static int on_dump(void *arg, int fd, enum dump_format format, const atomic_bool *cancel, struct errmsg *err,
 		   struct dump_result *ret)
@@ -94,6 +101,7 @@ static const struct control_ops ops = {
 	.power_button = on_power_button,
 	.kill = on_kill,
 	.balloon = on_balloon,
+	.balloon_state = on_balloon_state,
 	.dump = on_dump,
 	.console = on_console,
 };

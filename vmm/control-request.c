@@ -116,22 +116,46 @@ static enum control_verdict cmd_kill(const struct request *r)
 	return CONTROL_ANSWERED;
 }
 
+/* The target among the arguments, in bytes. Return: 1, 0 when there is none, -1 when the error is answered. */
+static int get_target(const struct request *r, uint64_t *ret)
+{
+	bool bytes = json_object_get(r->json, "target_bytes");
+	bool mib = json_object_get(r->json, "target_mib");
+	uint64_t mibs;
+
+	if (bytes && mib) {
+		control_answer_error(r->client, r->id, "target_bytes and target_mib: give one of them");
+		return -1;
+	}
+	if (bytes)
+		return get_number(r, "target_bytes", INT64_MAX, NULL, ret) ? 1 : -1;
+	if (!mib)
+		return 0;
+	if (!get_number(r, "target_mib", UINT64_MAX / MIB / 2, NULL, &mibs))
+		return -1;
+	*ret = mibs * MIB;
+	return 1;
+}
+
 static enum control_verdict cmd_balloon(const struct request *r)
 {
 	struct control *control = r->client->control;
-	uint64_t target_mib;
+	uint64_t target;
+	json_t *state;
+	int given = get_target(r, &target);
 	int e;
 
-	if (!get_number(r, "target_mib", UINT64_MAX / MIB / 2, NULL, &target_mib))
+	if (given < 0)
 		return CONTROL_ANSWERED;
-	e = control->ops->balloon(control->arg, target_mib * MIB);
+	e = given ? control->ops->balloon(control->arg, target) : 0;
 	if (e == -EINVAL)
-		return fail(r, "target_mib: is more than the VM's memory");
-	if (e == -ENODEV)
-		return fail(r, "the VM has no balloon");
-	if (e < 0)
+		return fail(r, "the target is more than the VM's memory");
+	if (e < 0 && e != -ENODEV)
 		return fail(r, strerror(-e));
-	control_answer(r->client, r->id, NULL);
+	state = control->ops->balloon_state(control->arg);
+	if (!state)
+		return fail(r, "the VM has no balloon");
+	control_answer(r->client, r->id, state);
 	return CONTROL_ANSWERED;
 }
 
@@ -195,7 +219,7 @@ static const struct command commands[] = {
 	{"kill", {NULL}, cmd_kill},
 	{"wait", {NULL}, cmd_wait},
 	{"console", {NULL}, cmd_console},
-	{"balloon", {"target_mib"}, cmd_balloon},
+	{"balloon", {"target_mib", "target_bytes"}, cmd_balloon},
 	{"dump", {"format"}, cmd_dump},
 };
 

@@ -39,6 +39,8 @@ struct control_ops {
 	void (*kill)(void *arg);
 	/* 0, -EINVAL above RAM, -ENODEV without a balloon. */
 	int (*balloon)(void *arg, uint64_t bytes);
+	/* Where the balloon is; a new reference, NULL without a balloon or memory. */
+	json_t *(*balloon_state)(void *arg);
 	/* As dump_write(), of the paused guest. */
 	int (*dump)(void *arg, int fd, enum dump_format format, const atomic_bool *cancel, struct errmsg *err,
 		    struct dump_result *ret);

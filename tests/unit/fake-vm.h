@@ -60,6 +60,15 @@ static inline int fake_balloon(void *arg, uint64_t bytes)
 	return vm->balloon_result;
 }
 
+static inline json_t *fake_balloon_state(void *arg)
+{
+	struct fake_vm *vm = arg;
+
+	if (vm->balloon_result)
+		return NULL;
+	return json_pack("{s:I}", "target_bytes", (json_int_t)atomic_load(&vm->balloon_bytes));
+}
+
 static inline int fake_dump(void *arg, int fd, enum dump_format format, const atomic_bool *cancel,
 			    struct errmsg *err, struct dump_result *ret)
 {
@@ -97,6 +106,7 @@ static const struct control_ops fake_ops = {
 	.power_button = fake_press,
 	.kill = fake_kill,
 	.balloon = fake_balloon,
+	.balloon_state = fake_balloon_state,
 	.dump = fake_dump,
 	.console = fake_console,
 };

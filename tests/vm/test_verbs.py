@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs that talk to running VMs: ps, stop, kill, wait, console, stats, dump; and the control socket behind them."""
+"""The verbs that talk to running VMs: ps, stop, kill, wait, console, stats, balloon, dump; and the control socket behind them."""
 import json
 import os
 import pathlib
@@ -19,7 +19,7 @@ from sardine_test import SardineTest, Stream, no_kvm_reason, poll
 
 MIB = 1 << 20
 SCHEMA = json.loads((sardine_test.ROOT / "docs" / "stats.schema.json").read_text())
-NAMED = ("stop", "kill", "wait", "console", "stats", "dump")
+NAMED = ("stop", "kill", "wait", "console", "stats", "balloon", "dump")
 
 
 class Verbs(SardineTest):
@@ -75,6 +75,8 @@ class Verbs(SardineTest):
     def test_usage(self):
         for args in (["stop"], ["kill"], ["wait"], ["console"], ["dump"], ["dump", "a"], ["ps", "a"], ["stop", "a", "b"],
                      ["stop", "a", "--timeout", "-1"], ["stop", "a", "--timeout", "x"], ["dump", "a", "b", "--format", "zip"],
+                     ["balloon"], ["balloon", "a", "lots"], ["balloon", "a", "-1"], ["balloon", "a", "1M", "2M"],
+                     ["balloon", "a", "9999999T"], ["balloon", "a", "1M", "--wait", "0"], ["balloon", "a", "--wait", "x"],
                      ["stats", "a", "b"], ["stats", "--watch", "0"], ["stats", "--watch", "x"], ["ps", "--fly"]):
             done = self.sardine(*args)
             self.assertEqual(done.returncode, 2, f"{args}: {done.stderr}")
@@ -86,6 +88,31 @@ class Verbs(SardineTest):
         for verb in ("ps", "stats"):
             self.assertOneLine(self.sardine(verb), 1, "others can enter it", "chmod 700", verb=verb)
         self.assertOneLine(self.sardine("stop", "a"), 1, "chmod 700", verb="stop")
+
+    def test_balloon(self):
+        vm = self.probe("vm", "--rng", "off")
+        self.assertEqual(self.sardine("balloon", "vm").stdout, "vm: target 0 B, actual 0 B, no-driver\n")
+        self.assertEqual(self.json("balloon", "vm", "16M"),
+                         {"name": "vm", "target_bytes": 16 * MIB, "actual_bytes": 0, "ballooned_bytes": 0, "liveness": "no-driver"})
+        # Nobody gives anything.
+        self.assertOneLine(self.sardine("balloon", "vm", "16M", "--wait", "1"), 1, "vm", "not within 1 s", "target 16 MiB",
+                           "actual 0 B", "no-driver", verb="balloon")
+        # Somebody does, after we began to wait.
+        waits = subprocess.Popen(self.command("balloon", "vm", "8M", "--wait", "60", "--json"), env=self.env,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.ask(vm, "inflate from=0x1000000 to=0x1800000")
+        out, err = waits.communicate(timeout=60)
+        self.assertEqual((waits.returncode, err), (0, ""))
+        self.assertEqual(json.loads(out)["ballooned_bytes"], 8 * MIB)
+        self.assertEqual(json.loads(out)["liveness"], "idle")
+        self.assertEqual(self.sardine("balloon", "vm").stdout, "vm: target 8 MiB, actual 8 MiB, idle\n")
+        self.assertEqual(self.json("stats", "vm")["memory"]["ballooned_bytes"], 8 * MIB)
+        # Above RAM, and without a balloon.
+        self.assertOneLine(self.sardine("balloon", "vm", "65M"), 1, "vm", "more than the VM's memory", verb="balloon")
+        self.assertEqual(self.json("balloon", "vm")["target_bytes"], 8 * MIB)
+        self.probe("none", "--balloon", "off")
+        for args in (["none"], ["none", "1M"]):
+            self.assertOneLine(self.sardine("balloon", *args), 1, "none", "the VM has no balloon", verb="balloon")
 
     # The end of a VM
 
