@@ -69,6 +69,20 @@ static void print_table(const struct vm_list *list)
 	}
 }
 
+/* The numbers of an object, to the end of the line. */
+static void print_members(const json_t *object)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach((json_t *)(uintptr_t)object, key, value)
+	{
+		if (json_is_integer(value))
+			printf(" %s=%lld", key, (long long)json_integer_value(value));
+	}
+	putchar('\n');
+}
+
 static void print_devices(const json_t *devices)
 {
 	size_t index;
@@ -76,16 +90,17 @@ static void print_devices(const json_t *devices)
 
 	json_array_foreach(devices, index, device)
 	{
-		const char *key;
-		json_t *value;
+		const json_t *guest, *liveness = json_object_get(device, "liveness");
 
 		printf("%s", json_string_value(json_object_get(device, "type")));
-		json_object_foreach(device, key, value)
-		{
-			if (json_is_integer(value))
-				printf(" %s=%lld", key, (long long)json_integer_value(value));
+		if (json_is_string(liveness))
+			printf(" %s", json_string_value(liveness));
+		print_members(device);
+		guest = json_object_get(device, "guest");
+		if (json_is_object(guest)) {
+			printf("  guest, %.1f s ago", json_number_value(json_object_get(guest, "age_s")));
+			print_members(guest);
 		}
-		putchar('\n');
 	}
 }
 

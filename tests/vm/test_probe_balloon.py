@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The balloon, through the probe guest: what is given up leaves the host's memory, and comes back as zeroes."""
+import contextlib
 import os
+import pathlib
+import unittest
 import zlib
 
 import sardine_test
@@ -9,6 +12,22 @@ from probe import BALLOON, IMAGE_BASE, MIB, PAGE, ProbeTest
 from sardine_test import poll
 
 FROM = 64 * MIB
+KSM = pathlib.Path("/sys/kernel/mm/ksm")
+# Fast enough for a test; what is not there is left out.
+KSM_SETTINGS = {"pages_to_scan": "20000", "sleep_millisecs": "2", "smart_scan": "0", "run": "1"}
+
+
+@contextlib.contextmanager
+def ksmd():
+    """ksmd runs; its settings are put back afterwards. Merged pages stay merged."""
+    saved = {name: (KSM / name).read_text() for name in KSM_SETTINGS if (KSM / name).exists()}
+    try:
+        for name in saved:
+            (KSM / name).write_text(KSM_SETTINGS[name])
+        yield
+    finally:
+        for name, value in saved.items():
+            (KSM / name).write_text(value)
 
 
 class Balloon(ProbeTest):
@@ -69,6 +88,27 @@ class Balloon(ProbeTest):
         probe.ask("vreset", dev=dev)
         self.assertSub({"num_pages": 5 * MIB // PAGE, "actual": 0}, probe.ask("balloon", dev=dev, restart=1))
         probe.power_off()
+
+    @unittest.skipUnless(os.access(KSM / "run", os.W_OK), "needs root, and a kernel with KSM")
+    def test_merged_frames(self):
+        """Frames that KSM merged read as zero here after they were given up, and are what they were there."""
+        probes = [self.probe(name, mergeable="on") for name in ("one", "two")]
+        one, two = probes
+        part = {"from": 16 * MIB, "to": 48 * MIB}
+        for probe in probes:
+            probe.ask("balloon", dev=probe.device(BALLOON))
+            probe.ask("fill", seed=5, **part)
+        with ksmd():
+            poll(lambda: one.stats()["memory"]["merged_bytes"] > 30 * MIB, "the frames are merged", 60)
+        before = one.stats()["memory"]["merged_bytes"]
+        one.ask("inflate", dev=one.device(BALLOON), **{"from": 16 * MIB, "to": 32 * MIB})
+        one.ask("report", dev=one.device(BALLOON), **{"from": 32 * MIB, "to": 40 * MIB})
+        self.assertLess(one.stats()["memory"]["merged_bytes"], before - 22 * MIB)
+        self.assertEqual(one.ask("zero", **{"from": 16 * MIB, "to": 40 * MIB})["bad"], 0)
+        self.assertEqual(one.ask("check", seed=5, **{"from": 40 * MIB, "to": 48 * MIB})["bad"], 0)
+        self.assertEqual(two.ask("check", seed=5, **part)["bad"], 0)
+        for probe in probes:
+            probe.power_off()
 
     def test_boot_file_frames(self):
         """Frames mapped from the boot cache read as zero after the balloon, not as the file again; the file stays."""
