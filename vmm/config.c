@@ -228,14 +228,25 @@ static int add_to_list(struct vm_config *config, const struct config_key *key, c
 static int set_device(void *member, const struct config_object *type, const char *label, const char *text,
 		      struct errmsg *err)
 {
-	bool *on = member, off = strcmp(text, "off") == 0;
+	auto_free void *fresh = calloc(1, type->bytes);
+	bool off = strcmp(text, "off") == 0;
+	int r = 0;
 
+	if (!fresh)
+		return -ENOMEM;
+	config_object_init(type, fresh);
+	*(bool *)fresh = !off;
+	if (!off && strcmp(text, "on") != 0)
+		r = config_object_set_text(type, fresh, label, text, err);
+	else if (!off && type->check)
+		r = type->check(fresh, label, err);
+	if (r < 0) {
+		config_object_done(type, fresh);
+		return r;
+	}
 	config_object_done(type, member);
-	config_object_init(type, member);
-	*on = !off;
-	if (off || strcmp(text, "on") == 0)
-		return off || !type->check ? 0 : type->check(member, label, err);
-	return config_object_set_text(type, member, label, text, err);
+	memcpy(member, fresh, type->bytes);
+	return 0;
 }
 
 int config_set(struct vm_config *config, const struct config_key *key, const char *label, const char *text,

@@ -246,6 +246,22 @@ TEST(balloon)
 	vm_config_done(&f.config);
 }
 
+/* A device that is off stays off when its next text is refused, and one with parts keeps them. */
+TEST(refused_device_changes_nothing)
+{
+	struct fixture f;
+
+	begin(&f);
+	assert_int_equal(set_and_check(&f, "balloon", "off"), 0);
+	assert_int_equal(set_and_check(&f, "balloon", "maybe"), -EINVAL);
+	assert_false(f.config.balloon.on);
+	assert_int_equal(set_and_check(&f, "balloon", "size=1M,stats=off"), 0);
+	assert_int_equal(set_and_check(&f, "balloon", "size=2M,stats=perhaps"), -EINVAL);
+	assert_int_equal(f.config.balloon.size_bytes, MIB);
+	assert_false(f.config.balloon.stats);
+	vm_config_done(&f.config);
+}
+
 TEST(refused_json)
 {
 	static const struct {
@@ -388,6 +404,7 @@ int main(void)
 		cmocka_unit_test(random_numbers),
 		cmocka_unit_test(vsock),
 		cmocka_unit_test(balloon),
+		cmocka_unit_test(refused_device_changes_nothing),
 		cmocka_unit_test(refused_json),
 		cmocka_unit_test(printed_is_taken_back),
 		cmocka_unit_test(later_wins),
