@@ -9,35 +9,34 @@
 
 enum { OPT_DRY_RUN = 0x200, OPT_DETACH, OPT_JSON, OPT_CONFIG, OPT_TEXT };
 
-/* Options whose text goes to vm_config_set_text(): their argp key is OPT_TEXT and their place in this table. */
-#define ROW(index_, option_, arg_, doc_)                                                                     \
+/* Options whose text goes to vm_config_set_text(): their argp key is OPT_TEXT and the line of the row. */
+#define ROW(option_, arg_, doc_)                                                                             \
 	{                                                                                                    \
-		.name = option_, .key = OPT_TEXT + index_, .arg = arg_, .doc = doc_                          \
+		.name = option_, .key = OPT_TEXT + __LINE__, .arg = arg_, .doc = doc_                        \
 	}
 
 static const struct argp_option options[] = {
-	ROW(0, "name", "NAME", "the VM's name: letters, digits, '-', '_' and '.', at most 63"),
-	ROW(1, "kernel", "FILE", "a bzImage or an ELF vmlinux"),
-	ROW(2, "initrd", "FILE", "an initial RAM disk"),
-	ROW(3, "cmdline", "STRING", "the kernel's command line (console=ttyS0 panic=-1)"),
-	ROW(4, "mem", "SIZE", "RAM, 16M to 1024G (256M)"),
-	ROW(5, "cpus", "N", "vCPUs, 1 to 32 (1)"),
-	ROW(6, "disk", "path=FILE[,ro][,direct=on|off][,serial=S]", "a raw disk image; once per disk"),
-	ROW(7, "console", "stdio|none|file:PATH|unix:PATH", "where the serial port goes (stdio)"),
-	ROW(8, "mergeable", "on|off", "let the kernel's KSM merge this VM's memory (off)"),
-	ROW(9, "kaslr", "on|off", "let the kernel choose its own addresses; shares less (off)"),
-	ROW(10, "vsock", "cid=N,path=PATH[,bw=SIZE][,iops=N]",
+	ROW("name", "NAME", "the VM's name: letters, digits, '-', '_' and '.', at most 63"),
+	ROW("kernel", "FILE", "a bzImage or an ELF vmlinux"),
+	ROW("initrd", "FILE", "an initial RAM disk"),
+	ROW("cmdline", "STRING", "the kernel's command line (console=ttyS0 panic=-1)"),
+	ROW("mem", "SIZE", "RAM, 16M to 1024G (256M)"),
+	ROW("cpus", "N", "vCPUs, 1 to 32 (1)"),
+	ROW("disk", "path=FILE[,ro][,direct=on|off][,serial=S]", "a raw disk image; once per disk"),
+	ROW("console", "stdio|none|file:PATH|unix:PATH", "where the serial port goes (stdio)"),
+	ROW("mergeable", "on|off", "let the kernel's KSM merge this VM's memory (off)"),
+	ROW("kaslr", "on|off", "let the kernel choose its own addresses; shares less (off)"),
+	ROW("vsock", "cid=N,path=PATH[,bw=SIZE][,iops=N]",
 	    "sockets between the guest and Unix sockets: PATH, PATH_PORT (off)"),
-	ROW(11, "rng", "on|off|[bw=SIZE][,iops=N]",
+	ROW("rng", "on|off|[bw=SIZE][,iops=N]",
 	    "random numbers for the guest, at most so many a second (on)"),
-	ROW(12, "balloon", "on|off|[size=SIZE][,reporting=on|off]..",
+	ROW("balloon", "on|off|[size=SIZE][,reporting=on|off]..",
 	    "a memory balloon device (on), with what it takes from the guest (0)"),
-	ROW(13, "stop-timeout", "SECONDS", "from the power button by SIGTERM to the kill (30)"),
-	ROW(14, "cgroup", "PATH", "a control group's folder, joined before memory is used"),
-	ROW(15, "log-file", "FILE", "append the log here (stderr; detached: NAME.log)"),
-	ROW(16, "log-level", "LEVEL", "error, warn, info or debug (info)"),
-	ROW(17, "cache-dir", "DIR",
-	    "where unpacked kernels and initrds are kept (/var/cache/sardine for root)"),
+	ROW("stop-timeout", "SECONDS", "from the power button by SIGTERM to the kill (30)"),
+	ROW("cgroup", "PATH", "a control group's folder, joined before memory is used"),
+	ROW("log-file", "FILE", "append the log here (stderr; detached: NAME.log)"),
+	ROW("log-level", "LEVEL", "error, warn, info or debug (info)"),
+	ROW("cache-dir", "DIR", "where unpacked kernels and initrds are kept (/var/cache/sardine for root)"),
 	{.name = "config",
 	 .key = OPT_CONFIG,
 	 .arg = "FILE",
@@ -61,13 +60,21 @@ struct parse {
 	size_t count;
 };
 
+static const struct argp_option *option_find(int key)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+		if (options[i].key == key)
+			return &options[i];
+	return NULL;
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct parse *parse = state->input;
 
 	if (key == ARGP_KEY_ARG)
 		argp_error(state, "%s: not an option; a VM is named with --name", arg);
-	if (key < OPT_DRY_RUN || key >= OPT_TEXT + (int)ARRAY_SIZE(options))
+	if (key < OPT_DRY_RUN || !option_find(key))
 		return ARGP_ERR_UNKNOWN;
 	parse->given[parse->count++] = (struct given){.key = key, .arg = arg};
 	return 0;
@@ -88,7 +95,7 @@ static int apply(const struct given *given, struct run_options *o, struct errmsg
 		o->json = true;
 		return 0;
 	default:
-		return vm_config_set_text(&o->config, options[given->key - OPT_TEXT].name, given->arg, err);
+		return vm_config_set_text(&o->config, option_find(given->key)->name, given->arg, err);
 	}
 }
 
