@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log-limit.h"
 #include "tools/cli.h"
 #include "tools/client.h"
 #include "tools/run-cgroup.h"
@@ -18,6 +19,8 @@
 /* What a run holds, in the order it is made; undone backwards. */
 struct run {
 	const char *verb;
+	struct log_limit reboot_lines; /* what a guest can make us say */
+	struct log_limit crash_lines;
 	const struct vm_config *config;
 	int report_fd; /* detached: to the starter; else -1 */
 	bool log_is_file;
@@ -87,6 +90,30 @@ static void kill_vm(void *arg)
 	vm_end(run->vm, VM_END_KILLED);
 }
 
+static void on_rebooted(void *arg)
+{
+	struct run *run = arg;
+
+	log_limited(&run->reboot_lines, LOG_LEVEL_INFO, "rebooted");
+	run_control_rebooted(run->control);
+}
+
+static void on_crashed(void *arg, const char *why, char (*registers)[VCPU_REGISTERS_MAX], unsigned count,
+		       bool restart, uint64_t space_ns)
+{
+	struct run *run = arg;
+
+	if (!log_allowed(&run->crash_lines, LOG_LEVEL_ERROR))
+		return;
+	for (unsigned i = 0; i < count; i++)
+		log_error("%s", registers[i]);
+	if (restart)
+		log_error("the guest crashed: %s: booting it again in %llu ms", why,
+			  (unsigned long long)(space_ns / 1000000));
+}
+
+static const struct vm_events vm_events = {.rebooted = on_rebooted, .crashed = on_crashed};
+
 static const struct run_signals_ops signal_ops = {.stop = stop_vm, .kill = kill_vm};
 
 static int open_control(struct run *run, struct errmsg *err)
@@ -120,8 +147,10 @@ static int run_prepare(struct run *run, struct errmsg *err)
 	r = console_new(run->loop, config->console, config->console_path, err, &run->console);
 	if (r == 0)
 		r = vm_new(config, run->loop, run->console, err, &run->vm);
-	if (r == 0)
+	if (r == 0) {
+		vm_set_events(run->vm, &vm_events, run);
 		r = open_control(run, err);
+	}
 	if (r == 0)
 		r = run_signals_new(run->loop, &signal_ops, run, err, &run->signals);
 	return r;
@@ -176,7 +205,14 @@ static int run_until_end(struct run *run, struct errmsg *err)
 /* Context: the process that is the VM. */
 static int run_vm(const char *verb, const struct vm_config *config, int report_fd)
 {
-	struct run run = {.verb = verb, .config = config, .report_fd = report_fd, .rundir = RUNDIR_NONE};
+	struct run run = {
+		.verb = verb,
+		.config = config,
+		.report_fd = report_fd,
+		.rundir = RUNDIR_NONE,
+		.reboot_lines = LOG_LIMIT_INIT,
+		.crash_lines = LOG_LIMIT_INIT,
+	};
 	struct errmsg err = {0};
 	int code;
 	int r = run_prepare(&run, &err);

@@ -136,6 +136,11 @@ void run_control_stop(struct run_control *rc, uint64_t timeout_ns)
 	control_stop(rc->control, timeout_ns);
 }
 
+void run_control_rebooted(struct run_control *rc)
+{
+	control_rebooted(rc->control);
+}
+
 void run_control_ended(struct run_control *rc, const char *end, const char *detail)
 {
 	control_ended(rc->control, end, detail);

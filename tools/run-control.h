@@ -24,8 +24,9 @@ int run_control_new(struct io_loop *loop, const char *path, struct vm *vm, struc
 void run_control_free(struct run_control *rc);
 DEFINE_CLEANUP(struct run_control, run_control_free)
 
-/* As control_stop() and control_ended(). */
+/* As control_stop(), control_rebooted() and control_ended(). */
 void run_control_stop(struct run_control *rc, uint64_t timeout_ns);
+void run_control_rebooted(struct run_control *rc);
 void run_control_ended(struct run_control *rc, const char *end, const char *detail);
 
 #endif

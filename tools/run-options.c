@@ -37,6 +37,8 @@ static const struct argp_option options[] = {
 	ROW("log-file", "FILE", "append the log here (stderr; detached: NAME.log)"),
 	ROW("log-level", "LEVEL", "error, warn, info or debug (info)"),
 	ROW("cache-dir", "DIR", "where unpacked kernels and initrds are kept (/var/cache/sardine for root)"),
+	ROW("on-reboot", "restart|exit", "when the guest resets: boot it again, or end (restart)"),
+	ROW("on-crash", "restart|exit", "when the guest crashes (exit)"),
 	{.name = "config",
 	 .key = OPT_CONFIG,
 	 .arg = "FILE",

@@ -29,6 +29,13 @@
 		.name = name_, .option = option_, .kind = CONFIG_KIND_DEVICE,                                \
 		.offset = offsetof(struct vm_config, member_), .object = &(object_)                          \
 	}
+#define CHOICE(name_, option_, member_, choices_)                                                            \
+	{                                                                                                    \
+		.name = name_, .option = option_, .kind = CONFIG_KIND_CHOICE,                                \
+		.offset = offsetof(struct vm_config, member_), .choices = choices_                           \
+	}
+
+static const char *const action_names[] = {[CONFIG_RESTART] = "restart", [CONFIG_EXIT] = "exit", NULL};
 
 const struct config_key config_keys[] = {
 	KEY("name", "--name", NAME, name),
@@ -44,6 +51,8 @@ const struct config_key config_keys[] = {
 	DEVICE("vsock", "--vsock", vsock, config_vsock),
 	DEVICE("rng", "--rng", rng, config_rng),
 	DEVICE("balloon", "--balloon", balloon, config_balloon),
+	CHOICE("on_reboot", "--on-reboot", on_reboot, action_names),
+	CHOICE("on_crash", "--on-crash", on_crash, action_names),
 	KEY("detach", "--detach", SWITCH, detach),
 	KEY("stop_timeout", "--stop-timeout", COUNT, stop_timeout_s),
 	KEY("cgroup", "--cgroup", PATH, cgroup),
@@ -75,13 +84,15 @@ int vm_config_init(struct vm_config *config)
 		.mem_bytes = 256 * MIB,
 		.cpus = 1,
 		.console = CONSOLE_STDIO,
+		.on_reboot = CONFIG_RESTART,
+		.on_crash = CONFIG_EXIT,
 		.stop_timeout_s = CONFIG_STOP_TIMEOUT_S,
 		.log_level = LOG_LEVEL_INFO,
 	};
 	for (size_t i = 0; i < config_key_count; i++)
 		if (config_keys[i].kind == CONFIG_KIND_DEVICE)
 			config_object_init(config_keys[i].object, config_member(config, &config_keys[i]));
-	/* panic=-1: a guest that panics resets at once, which ends the VM, instead of hanging. */
+	/* panic=-1: a guest that panics resets at once instead of hanging. */
 	config->cmdline = strdup("console=ttyS0 panic=-1");
 	return config->cmdline ? 0 : -ENOMEM;
 }

@@ -22,6 +22,9 @@
 #define CONFIG_STOP_TIMEOUT_S	    30
 #define CONFIG_STOP_TIMEOUT_MAX_S   86400
 
+/* What follows a reset by the guest, and a crash. */
+enum config_action { CONFIG_RESTART, CONFIG_EXIT };
+
 enum console_kind { CONSOLE_STDIO, CONSOLE_NONE, CONSOLE_FILE, CONSOLE_UNIX, CONSOLE_KINDS };
 
 struct disk_config {
@@ -71,6 +74,8 @@ struct vm_config {
 	struct rng_config rng;
 	struct balloon_config balloon;
 	bool detach;
+	unsigned on_reboot; /* enum config_action, as the next */
+	unsigned on_crash;
 	unsigned stop_timeout_s; /* from the power button by a signal to the kill */
 	char *cgroup;		 /* NULL: stay */
 	char *log_file;		 /* NULL: stderr (detached: NAME.log in the runtime directory) */
@@ -80,7 +85,7 @@ struct vm_config {
 
 /**
  * vm_config_init() - Set the defaults: 256 MiB, 1 vCPU, console stdio, mergeable off, kaslr off, rng and balloon
- * on, log level info, "console=ttyS0 panic=-1".
+ * on, log level info, "console=ttyS0 panic=-1", reboot restarts, crash exits.
  *
  * Return: 0 or -ENOMEM.
  */

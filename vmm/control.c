@@ -396,6 +396,12 @@ void control_stop(struct control *control, uint64_t timeout_ns)
 		control->ops->kill(control->arg);
 }
 
+void control_rebooted(struct control *control)
+{
+	if (control->stop_at_ns)
+		control->ops->power_button(control->arg);
+}
+
 static char *greeting_make(const char *name)
 {
 	json_t *json = json_pack("{s:s, s:{s:i, s:i}, s:s, s:i}", "sardine", SARDINE_VERSION, "protocol",

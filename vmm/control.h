@@ -75,6 +75,9 @@ DEFINE_CLEANUP(struct control, control_free)
  */
 void control_stop(struct control *control, uint64_t timeout_ns);
 
+/* The guest has booted again: if it is to be stopped, it is asked again, and the time goes on. Context: the loop's thread. */
+void control_rebooted(struct control *control);
+
 /**
  * control_ended() - Tell those who wait how the VM ended.
  * @end: "power-off", "killed".. (vm_end_name()).

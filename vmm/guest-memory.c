@@ -436,6 +436,29 @@ int guest_memory_discard(struct guest_memory *mem, gfn_t gfn, uint64_t frames, u
 	return r;
 }
 
+/* One fresh mapping per region, so that no VMA of the life before is left. */
+int guest_memory_reset(struct guest_memory *mem)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&mem->mutex);
+	for (size_t i = 0; i < mem->region_count && r == 0; i++) {
+		const struct guest_region *region = &mem->regions[i];
+
+		if (mmap(region->hva, region->bytes, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
+			r = -errno;
+		else
+			r = ram_advise(mem, region->hva, region->bytes);
+	}
+	if (r == 0) {
+		frame_extents_done(&mem->extents);
+		mem->cuts.count = 0;
+	}
+	pthread_mutex_unlock(&mem->mutex);
+	return r;
+}
+
 uint64_t guest_memory_frames(struct guest_memory *mem, enum frame_backing backing)
 {
 	uint64_t frames;

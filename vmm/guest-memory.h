@@ -181,6 +181,14 @@ unsigned guest_memory_settle(struct guest_memory *mem);
 /* Frames that have this backing now; FRAME_PRIVATE is not counted here. Any thread. */
 uint64_t guest_memory_frames(struct guest_memory *mem, enum frame_backing backing);
 
+/**
+ * guest_memory_reset() - Give all of RAM back, and the files mapped over it: as guest_memory_new() made it.
+ *
+ * Context: no vCPU runs, no device works on RAM.
+ * Return: 0, or the errno of mmap or madvise.
+ */
+int guest_memory_reset(struct guest_memory *mem) must_check;
+
 /* Frames that are mapped from boot files now: what was mapped at start less what was discarded since. */
 uint64_t guest_memory_boot_file_frames(struct guest_memory *mem);
 

@@ -80,6 +80,14 @@ void i8042_free(struct i8042 *k)
 	free(k);
 }
 
+void i8042_reset(struct i8042 *k)
+{
+	pthread_mutex_lock(&k->lock);
+	k->command_byte = k->output = k->pending = k->port_b = 0;
+	k->status = STATUS_SYSTEM;
+	pthread_mutex_unlock(&k->lock);
+}
+
 static void answer(struct i8042 *k, uint8_t v)
 {
 	k->output = v;

@@ -21,6 +21,9 @@ int i8042_new(void (*reset)(void *arg), void *arg, struct i8042 **ret) must_chec
 void i8042_free(struct i8042 *k);
 DEFINE_CLEANUP(struct i8042, i8042_free)
 
+/* Back to the state of i8042_new(). Context: any thread. */
+void i8042_reset(struct i8042 *k);
+
 /* Ports 0x60 to 0x64, LAYOUT_I8042_LEN bytes. Port 0x61 (system control port B) lies among them and is
  * answered too. */
 extern const struct bus_ops i8042_bus_ops;

@@ -142,6 +142,7 @@ void kvm_close(struct kvm *kvm)
 
 int kvm_set_memory(struct kvm *kvm, const struct guest_memory *mem, struct errmsg *err)
 {
+	kvm->mem = mem;
 	for (size_t i = 0; i < guest_memory_region_count(mem); i++) {
 		const struct guest_region *region = guest_memory_region(mem, i);
 		struct kvm_userspace_memory_region slot = {
@@ -160,30 +161,80 @@ int kvm_set_memory(struct kvm *kvm, const struct guest_memory *mem, struct errms
 	return 0;
 }
 
+static int attach_line(const struct kvm *kvm, const struct irq_line *line)
+{
+	struct kvm_irqfd irqfd = {.fd = (uint32_t)line->fd, .gsi = line->gsi};
+
+	return ioctl(kvm->vm_fd, KVM_IRQFD, &irqfd) < 0 ? -errno : 0;
+}
+
 int kvm_irq_line(struct kvm *kvm, uint32_t gsi, struct irq_line *ret)
 {
 	auto_fd fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	struct kvm_irqfd irqfd = {.fd = (uint32_t)fd, .gsi = gsi};
+	struct irq_line line = {.fd = fd, .gsi = gsi};
+	int r;
 
 	if (fd < 0)
 		return -errno;
-	if (ioctl(kvm->vm_fd, KVM_IRQFD, &irqfd) < 0)
-		return -errno;
-	*ret = (struct irq_line){.fd = TAKE_FD(fd), .gsi = gsi};
+	if (kvm->line_count == KVM_LINES_MAX)
+		return -ENOSPC;
+	r = attach_line(kvm, &line);
+	if (r < 0)
+		return r;
+	TAKE_FD(fd);
+	kvm->lines[kvm->line_count++] = line;
+	*ret = line;
 	return 0;
 }
 
-int kvm_ioeventfd(struct kvm *kvm, gpa_t gpa, uint32_t value, int fd)
+static int attach_doorbell(const struct kvm *kvm, const struct kvm_doorbell *bell)
 {
 	struct kvm_ioeventfd request = {
-		.datamatch = value,
-		.addr = gpa.v,
+		.datamatch = bell->value,
+		.addr = bell->gpa.v,
 		.len = 4,
-		.fd = fd,
+		.fd = bell->fd,
 		.flags = KVM_IOEVENTFD_FLAG_DATAMATCH,
 	};
 
 	return ioctl(kvm->vm_fd, KVM_IOEVENTFD, &request) < 0 ? -errno : 0;
+}
+
+int kvm_ioeventfd(struct kvm *kvm, gpa_t gpa, uint32_t value, int fd)
+{
+	struct kvm_doorbell bell = {.gpa = gpa, .value = value, .fd = fd};
+	int r;
+
+	if (kvm->doorbell_count == KVM_DOORBELLS_MAX)
+		return -ENOSPC;
+	r = attach_doorbell(kvm, &bell);
+	if (r == 0)
+		kvm->doorbells[kvm->doorbell_count++] = bell;
+	return r;
+}
+
+int kvm_renew(struct kvm *kvm, struct errmsg *err)
+{
+	int r;
+
+	close_fd_p(&kvm->vm_fd);
+	kvm->vm_fd = -1;
+	r = create_vm(kvm);
+	if (r < 0)
+		return errmsg_set(err, r, "%s: cannot create the VM again: %s", KVM_DEVICE, strerror(-r));
+	r = kvm_set_memory(kvm, kvm->mem, err);
+	if (r == 0)
+		r = kvm_create_irqchip(kvm, err);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; r == 0 && i < kvm->line_count; i++)
+		r = attach_line(kvm, &kvm->lines[i]);
+	for (unsigned i = 0; r == 0 && i < kvm->doorbell_count; i++)
+		r = attach_doorbell(kvm, &kvm->doorbells[i]);
+	if (r < 0)
+		return errmsg_set(err, r, "%s: cannot attach the devices again: %s", KVM_DEVICE,
+				  strerror(-r));
+	return 0;
 }
 
 unsigned kvm_vcpus_max(const struct kvm *kvm)

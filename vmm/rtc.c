@@ -80,6 +80,13 @@ void rtc_free(struct rtc *rtc)
 	free(rtc);
 }
 
+void rtc_reset(struct rtc *rtc)
+{
+	pthread_mutex_lock(&rtc->lock);
+	rtc->index = 0;
+	pthread_mutex_unlock(&rtc->lock);
+}
+
 static uint8_t bcd(int v)
 {
 	return (uint8_t)(v / 10 % 10 << 4 | v % 10);

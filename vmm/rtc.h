@@ -26,6 +26,9 @@ int rtc_new(struct timespec (*now)(void *arg), void *arg, struct rtc **ret) must
 void rtc_free(struct rtc *rtc);
 DEFINE_CLEANUP(struct rtc, rtc_free)
 
+/* Back to the state of rtc_new(). Context: any thread. */
+void rtc_reset(struct rtc *rtc);
+
 /* Ports 0x70 (register number) and 0x71 (its value), LAYOUT_RTC_LEN bytes. */
 extern const struct bus_ops rtc_bus_ops;
 

@@ -96,6 +96,18 @@ struct serial {
 	uint8_t signalled; /* the condition that the last edge announced, IIR_NONE while the output is low */
 };
 
+static void registers_reset(struct serial *s)
+{
+	s->ier = s->lcr = s->mcr = s->scr = 0;
+	s->msr = MSR_CTS | MSR_DSR | MSR_DCD; /* somebody is connected */
+	s->divisor = DIVISOR_RESET;
+	s->fifo_on = false;
+	s->rx_trigger = 1;
+	s->rx_head = s->rx_count = 0;
+	s->overrun = s->thre_pending = s->starved = false;
+	s->signalled = IIR_NONE;
+}
+
 int serial_new(const struct serial_config *config, struct serial **ret)
 {
 	struct serial *s = calloc(1, sizeof(*s));
@@ -104,10 +116,7 @@ int serial_new(const struct serial_config *config, struct serial **ret)
 		return -ENOMEM;
 	s->config = *config;
 	pthread_mutex_init(&s->lock, NULL);
-	s->divisor = DIVISOR_RESET;
-	s->rx_trigger = 1;
-	s->msr = MSR_CTS | MSR_DSR | MSR_DCD; /* somebody is connected */
-	s->signalled = IIR_NONE;
+	registers_reset(s);
 	*ret = s;
 	return 0;
 }
@@ -337,6 +346,19 @@ size_t serial_input(struct serial *s, const uint8_t *buf, size_t len)
 	update_irq(s);
 	pthread_mutex_unlock(&s->lock);
 	return n;
+}
+
+void serial_reset(struct serial *s)
+{
+	bool starved;
+
+	pthread_mutex_lock(&s->lock);
+	starved = s->starved;
+	registers_reset(s);
+	pthread_mutex_unlock(&s->lock);
+	/* Whoever was told to wait for room would wait for ever. */
+	if (starved && s->config.input_room)
+		s->config.input_room(s->config.arg);
 }
 
 /* Wider accesses are what the bus makes of them: one byte per register, in order. */

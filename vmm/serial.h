@@ -32,6 +32,9 @@ struct serial_config {
  */
 int serial_new(const struct serial_config *config, struct serial **ret) must_check;
 void serial_free(struct serial *s);
+
+/* Back to the state of serial_new(); what waited in the receive FIFO is lost. Context: any thread. */
+void serial_reset(struct serial *s);
 DEFINE_CLEANUP(struct serial, serial_free)
 
 /**

@@ -118,6 +118,31 @@ static void vcpu_end(struct vcpu *v, enum vcpu_end end, const char *what, uint64
 	v->set->config.ended(v->set->config.arg, end, line);
 }
 
+void vcpu_set_registers(const struct vcpu_set *set, unsigned index, char *buf)
+{
+	const struct vcpu *v = &set->vcpus[index];
+	struct kvm_regs r;
+	struct kvm_sregs s;
+	struct kvm_mp_state mp;
+
+	if (ioctl(v->fd, KVM_GET_REGS, &r) < 0 || ioctl(v->fd, KVM_GET_SREGS, &s) < 0 ||
+	    ioctl(v->fd, KVM_GET_MP_STATE, &mp) < 0) {
+		snprintf(buf, VCPU_REGISTERS_MAX, "vcpu %u: no registers: %s", v->index, strerror(errno));
+		return;
+	}
+	if (mp.mp_state == KVM_MP_STATE_UNINITIALIZED || mp.mp_state == KVM_MP_STATE_INIT_RECEIVED) {
+		snprintf(buf, VCPU_REGISTERS_MAX, "vcpu %u: not started", v->index);
+		return;
+	}
+	snprintf(buf, VCPU_REGISTERS_MAX,
+		 "vcpu %u:%s rip %#llx rflags %#llx rsp %#llx rbp %#llx rax %#llx rbx %#llx rcx %#llx rdx "
+		 "%#llx rsi %#llx rdi %#llx r8 %#llx r9 %#llx r10 %#llx r11 %#llx r12 %#llx r13 %#llx r14 "
+		 "%#llx r15 %#llx cs %#x ss %#x cr0 %#llx cr2 %#llx cr3 %#llx cr4 %#llx efer %#llx gs %#llx",
+		 v->index, mp.mp_state == KVM_MP_STATE_HALTED ? " halted" : "", r.rip, r.rflags, r.rsp, r.rbp,
+		 r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
+		 r.r15, s.cs.selector, s.ss.selector, s.cr0, s.cr2, s.cr3, s.cr4, s.efer, s.gs.base);
+}
+
 static void vcpu_handle_event(struct vcpu *v)
 {
 	switch (v->run->system_event.type) {
@@ -154,11 +179,11 @@ static bool vcpu_handle_exit(struct vcpu *v)
 		vcpu_handle_event(v);
 		return false;
 	case KVM_EXIT_FAIL_ENTRY:
-		vcpu_end(v, VCPU_END_ERROR, "guest entry failed",
+		vcpu_end(v, VCPU_END_CRASH, "guest entry failed",
 			 v->run->fail_entry.hardware_entry_failure_reason);
 		return false;
 	case KVM_EXIT_INTERNAL_ERROR:
-		vcpu_end(v, VCPU_END_ERROR, "KVM internal error", v->run->internal.suberror);
+		vcpu_end(v, VCPU_END_CRASH, "KVM internal error", v->run->internal.suberror);
 		return false;
 	default:
 		vcpu_end(v, VCPU_END_ERROR, "unknown exit", v->run->exit_reason);
@@ -258,6 +283,7 @@ int vcpu_set_new(const struct vcpu_set_config *config, const struct boot_state *
 {
 	cleanup(vcpu_set_free_p) struct vcpu_set *set = NULL;
 	unsigned max = kvm_vcpus_max(config->kvm);
+	int r;
 
 	if (config->count == 0 || config->count > max)
 		return errmsg_set(err, -ENOTSUP, "--cpus %u: this host's KVM takes 1 to %u", config->count,
@@ -268,16 +294,40 @@ int vcpu_set_new(const struct vcpu_set_config *config, const struct boot_state *
 	set->config = *config;
 	pthread_mutex_init(&set->mutex, NULL);
 	pthread_cond_init(&set->changed, NULL);
-	for (unsigned i = 0; i < config->count; i++)
-		set->vcpus[i] = (struct vcpu){.set = set, .index = i, .fd = -1};
 	for (unsigned i = 0; i < config->count; i++) {
+		set->vcpus[i].set = set;
+		set->vcpus[i].index = i;
+		set->vcpus[i].fd = -1;
+	}
+	r = vcpu_set_make(set, boot, err);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(set);
+	return 0;
+}
+
+int vcpu_set_make(struct vcpu_set *set, const struct boot_state *boot, struct errmsg *err)
+{
+	for (unsigned i = 0; i < set->config.count; i++) {
 		int r = vcpu_create(&set->vcpus[i], boot, err);
 
 		if (r < 0)
 			return r;
 	}
-	*ret = TAKE_PTR(set);
 	return 0;
+}
+
+void vcpu_set_drop(struct vcpu_set *set)
+{
+	for (unsigned i = 0; i < set->config.count; i++) {
+		struct vcpu *v = &set->vcpus[i];
+
+		if (v->run)
+			munmap(v->run, set->config.kvm->run_bytes);
+		v->run = NULL;
+		close_fd_p(&v->fd);
+		v->fd = -1;
+	}
 }
 
 void vcpu_set_free(struct vcpu_set *set)
@@ -285,13 +335,7 @@ void vcpu_set_free(struct vcpu_set *set)
 	if (!set)
 		return;
 	vcpu_set_stop(set);
-	for (unsigned i = 0; i < set->config.count; i++) {
-		struct vcpu *v = &set->vcpus[i];
-
-		if (v->run)
-			munmap(v->run, set->config.kvm->run_bytes);
-		close_fd_p(&v->fd);
-	}
+	vcpu_set_drop(set);
 	pthread_cond_destroy(&set->changed);
 	pthread_mutex_destroy(&set->mutex);
 	free(set);
@@ -312,20 +356,19 @@ int vcpu_set_start(struct vcpu_set *set)
 	/* A new thread starts with everything blocked, so that no kick reaches it before this_run is set. */
 	signals_fill_but_faults(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
+	/* Under the mutex: a vCPU that runs already may kick the others. */
+	pthread_mutex_lock(&set->mutex);
+	set->stopping = false;
+	atomic_store_explicit(&set->attention, set->pauses > 0, memory_order_release);
 	for (unsigned i = 0; i < set->config.count && r == 0; i++) {
 		struct vcpu *v = &set->vcpus[i];
 
-		pthread_mutex_lock(&set->mutex);
-		set->running++;
-		pthread_mutex_unlock(&set->mutex);
 		r = -pthread_create(&v->thread, &attr, vcpu_main, v);
 		v->started = r == 0;
-		if (r < 0) {
-			pthread_mutex_lock(&set->mutex);
-			set->running--;
-			pthread_mutex_unlock(&set->mutex);
-		}
+		if (r == 0)
+			set->running++;
 	}
+	pthread_mutex_unlock(&set->mutex);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);
 	if (r < 0)
@@ -342,18 +385,29 @@ static void kick_all(struct vcpu_set *set)
 			pthread_kill(set->vcpus[i].thread, KICK_SIGNAL);
 }
 
-void vcpu_set_stop(struct vcpu_set *set)
+void vcpu_set_leave(struct vcpu_set *set)
 {
 	pthread_mutex_lock(&set->mutex);
 	set->stopping = true;
 	kick_all(set);
 	pthread_cond_broadcast(&set->changed);
 	pthread_mutex_unlock(&set->mutex);
+}
+
+void vcpu_set_stop(struct vcpu_set *set)
+{
+	vcpu_set_leave(set);
 	for (unsigned i = 0; i < set->config.count; i++) {
-		if (!set->vcpus[i].started)
-			continue;
-		pthread_join(set->vcpus[i].thread, NULL);
-		set->vcpus[i].started = false;
+		struct vcpu *v = &set->vcpus[i];
+		bool started;
+
+		/* Nobody may signal a thread that is joined already. */
+		pthread_mutex_lock(&set->mutex);
+		started = v->started;
+		v->started = false;
+		pthread_mutex_unlock(&set->mutex);
+		if (started)
+			pthread_join(v->thread, NULL);
 	}
 }
 
@@ -362,7 +416,7 @@ void vcpu_set_pause(struct vcpu_set *set)
 	pthread_mutex_lock(&set->mutex);
 	set->pauses++;
 	kick_all(set);
-	while (set->parked < set->running && !set->stopping)
+	while (set->parked < set->running)
 		pthread_cond_wait(&set->changed, &set->mutex);
 	pthread_mutex_unlock(&set->mutex);
 }

@@ -14,7 +14,7 @@ struct vcpu_set;
 
 /* Why a vCPU thread gave up; told once per VM. */
 enum vcpu_end {
-	VCPU_END_CRASH,	    /* triple fault */
+	VCPU_END_CRASH, /* triple fault, KVM internal error, failed entry: the guest is gone, a new one may live */
 	VCPU_END_ERROR,	    /* KVM cannot go on */
 	VCPU_END_POWER_OFF, /* KVM_SYSTEM_EVENT_SHUTDOWN */
 	VCPU_END_RESET,	    /* KVM_SYSTEM_EVENT_RESET */
@@ -25,7 +25,7 @@ struct vcpu_set_config {
 	unsigned count;
 	const struct bus *pio;
 	const struct bus *mmio;
-	/* Called on a vCPU's thread; must not wait for vCPUs. @detail is one line for the log. */
+	/* Called on a vCPU's thread, more than once if several give up; must not wait for vCPUs. @detail is one line for the log. */
 	void (*ended)(void *arg, enum vcpu_end end, const char *detail);
 	void *arg;
 };
@@ -54,8 +54,33 @@ DEFINE_CLEANUP(struct vcpu_set, vcpu_set_free)
 /* Start one thread per vCPU. On failure those started are stopped again. */
 int vcpu_set_start(struct vcpu_set *set) must_check;
 
+/* Make all threads leave, without waiting for them: from now on none enters the guest. Context: any thread, a vCPU's too. */
+void vcpu_set_leave(struct vcpu_set *set);
+
 /* Make all threads leave and wait for them. Not from a vCPU's thread. */
 void vcpu_set_stop(struct vcpu_set *set);
+
+/**
+ * vcpu_set_drop() - Close the vCPUs, so that the VM they belong to can end; counters stay.
+ *
+ * Context: after vcpu_set_stop(). Then kvm_renew() and vcpu_set_make().
+ */
+void vcpu_set_drop(struct vcpu_set *set);
+
+/* Create them again, as vcpu_set_new() does; then vcpu_set_start(). @boot: how the first one enters. */
+int vcpu_set_make(struct vcpu_set *set, const struct boot_state *boot, struct errmsg *err) must_check;
+
+/* The longest line of vcpu_set_registers(), with its NUL. */
+#define VCPU_REGISTERS_MAX 640
+
+/**
+ * vcpu_set_registers() - The registers of a vCPU as one line for the log.
+ * @index: which one.
+ * @buf: VCPU_REGISTERS_MAX bytes.
+ *
+ * Context: after vcpu_set_stop(), before vcpu_set_drop().
+ */
+void vcpu_set_registers(const struct vcpu_set *set, unsigned index, char *buf);
 
 /**
  * vcpu_set_pause() - Hold all vCPUs outside the guest.

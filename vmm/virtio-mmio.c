@@ -430,7 +430,13 @@ static void device_reset(struct virtio_mmio *t)
 	atomic_store_explicit(&t->interrupt_status, 0, memory_order_release);
 	atomic_store_explicit(&t->broken, NULL, memory_order_release);
 	status_set(t, 0);
-	count_add(&t->count.resets, 1);
+}
+
+void virtio_mmio_reset(struct virtio_mmio *t)
+{
+	virtio_mmio_lock(t);
+	device_reset(t);
+	virtio_mmio_unlock(t);
 }
 
 static void device_start(struct virtio_mmio *t)
@@ -473,6 +479,7 @@ static void status_write(struct virtio_mmio *t, uint32_t value)
 {
 	if (value == 0) {
 		device_reset(t);
+		count_add(&t->count.resets, 1);
 		return;
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(status_rules); i++) {

@@ -106,6 +106,13 @@ int virtio_mmio_new(const struct virtio_device_ops *ops, void *dev, const struct
 void virtio_mmio_free(struct virtio_mmio *t);
 DEFINE_CLEANUP(struct virtio_mmio, virtio_mmio_free)
 
+/**
+ * virtio_mmio_reset() - The machine resets: as if the driver had reset the device, but it is not counted.
+ *
+ * Context: no vCPU runs, the device is not held; waits for I/O in flight.
+ */
+void virtio_mmio_reset(struct virtio_mmio *t);
+
 /* For the VM: what to register on its bus, with the transport as @dev, LAYOUT_VIRTIO_MMIO_BYTES long. */
 extern const struct bus_ops virtio_mmio_bus_ops;
 

@@ -34,7 +34,7 @@ static void on_power_off(void *arg)
 
 static void on_reset(void *arg)
 {
-	vm_end(arg, VM_END_RESET);
+	vm_restart_wish(arg, RESTART_RESET, "");
 }
 
 static int legacy_new(struct vm *vm)
@@ -214,6 +214,16 @@ int vm_devices_new(struct vm *vm, struct errmsg *err)
 	if (r < 0)
 		return errmsg_set(err, r, "cannot set up the devices: %s", strerror(-r));
 	return 0;
+}
+
+void vm_devices_reset(struct vm *vm)
+{
+	for (size_t i = 0; i < vm->transport_count; i++)
+		virtio_mmio_reset(vm->transports[i]);
+	serial_reset(vm->serial);
+	i8042_reset(vm->i8042);
+	rtc_reset(vm->rtc);
+	/* The event device has one state: a press of the button that the guest has not taken, which stays. */
 }
 
 void vm_devices_free(struct vm *vm)

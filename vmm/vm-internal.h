@@ -4,10 +4,12 @@
 #ifndef SARDINE_VMM_VM_INTERNAL_H
 #define SARDINE_VMM_VM_INTERNAL_H
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <time.h>
 
+#include "vmm/boot-image.h"
 #include "vmm/boot-setup.h"
 #include "vmm/bus.h"
 #include "vmm/ged.h"
@@ -22,6 +24,40 @@
 #include "vmm/virtio-rng.h"
 #include "vmm/virtio-vsock.h"
 #include "vmm/vm.h"
+
+/* What a guest wants of us at the end of a boot. */
+enum restart_wish { RESTART_NONE, RESTART_RESET, RESTART_CRASH };
+
+enum restart_phase { RESTART_IDLE, RESTART_REPORTING, RESTART_WAITING, RESTART_RESETTING };
+
+/* The next boot (vm-restart.c). */
+struct restart {
+	/* Guarded by the VM's mutex. */
+	enum restart_wish wish; /* of this boot */
+	struct errmsg why;	/* written with the wish, constant until the next one */
+	bool resetting;		/* no pause may begin */
+	bool quitting;		/* the VM is about to be freed */
+	uint64_t reboots;	/* boots but the first */
+	uint64_t crashes;	/* of them, after a crash */
+
+	/* The loop's thread. */
+	enum restart_phase phase;
+	uint64_t booted_ns; /* CLOCK_MONOTONIC */
+	unsigned row;	    /* crashes in a row */
+	bool give_up;	    /* no restart after this crash */
+	int fd;		    /* eventfd: there is a wish, or the thread is done */
+	struct io_source *source;
+	struct io_source *timer;
+	pthread_t thread;
+	bool thread_on;
+
+	/* Handed to the thread when it starts, and back by job_done. */
+	enum restart_phase job;
+	int error;
+	struct errmsg err;
+	char (*registers)[VCPU_REGISTERS_MAX]; /* one line per vCPU; NULL without memory */
+	atomic_bool job_done;
+};
 
 struct vm {
 	const struct vm_config *config;
@@ -50,22 +86,62 @@ struct vm {
 	struct virtio_rng *rng;
 	struct virtio_balloon *balloon;
 
-	struct boot_state boot;
-	uint64_t boot_kernel_bytes; /* mapped from the cache */
-	uint64_t boot_initrd_bytes;
-	uint64_t boot_copied_bytes;
+	struct boot_image kernel; /* files of the cache, held open for the next boot */
+	struct boot_blob initrd;
+	struct boot_state boot; /* as each boot begins */
 	struct vcpu_set *vcpus;
 
 	struct timespec started;
 	pthread_mutex_t mutex;
-	enum vm_end end; /* guarded by mutex, as the next two */
+	pthread_cond_t changed; /* pauses, restart.resetting, restart.quitting */
+	enum vm_end end;	/* guarded by mutex, as the next two */
 	struct errmsg end_detail;
 	unsigned pauses;
 	bool running; /* vm_start() has succeeded; loop's thread */
+	struct restart restart;
+	const struct vm_events *events; /* NULL: nobody listens */
+	void *events_arg;
 };
+
+/* As vm_end(), with a line for the log. */
+void vm_end_with(struct vm *vm, enum vm_end end, const char *detail);
 
 /* Serial port, keyboard controller, event device and virtio devices, on their buses (vm-devices.c). */
 int vm_devices_new(struct vm *vm, struct errmsg *err) must_check;
 void vm_devices_free(struct vm *vm);
+/* Back to the state before the guest's first instruction. Waits for I/O in flight. Context: no vCPU runs. */
+void vm_devices_reset(struct vm *vm);
+
+/* Find kernel and initrd in the boot cache (vm-boot.c); vm_boot_close() also after a failure. */
+int vm_boot_open(struct vm *vm, struct errmsg *err) must_check;
+void vm_boot_close(struct vm *vm);
+/* Put them, and the tables that describe the machine, into untouched RAM. @ret: how to enter; copied_bytes is of all. */
+int vm_boot_place(struct vm *vm, struct errmsg *err, struct boot_state *ret) must_check;
+
+/* vm-restart.c; vm_restart_done() also after a failure, and before the vCPUs are freed. */
+int vm_restart_new(struct vm *vm) must_check;
+void vm_restart_done(struct vm *vm);
+/* The first boot begins. Context: the loop's thread. */
+void vm_restart_started(struct vm *vm);
+
+/**
+ * vm_restart_wish() - The guest has reset or crashed: no vCPU goes on, and what is configured follows.
+ * @why: one line for the log, "" for none.
+ *
+ * Context: a vCPU's thread; does not wait. The first wish of a boot counts.
+ */
+void vm_restart_wish(struct vm *vm, enum restart_wish wish, const char *why);
+
+/* Somebody wants the VM to stop. Return: whether the guest has crashed, and there is nobody to ask: the VM ends instead of being
+ * restarted. Context: the loop's thread. */
+bool vm_restart_give_up(struct vm *vm);
+
+/**
+ * vm_restart_space_ns() - How long to wait until the next boot.
+ * @crash: the boot ended by a crash.
+ * @lived_ns: how long it lasted.
+ * @row: crashes in a row before this one; updated.
+ */
+uint64_t vm_restart_space_ns(bool crash, uint64_t lived_ns, unsigned *row);
 
 #endif

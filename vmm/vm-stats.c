@@ -16,9 +16,11 @@ static double seconds_since(const struct timespec *then)
 
 static json_t *boot_json(const struct vm *vm)
 {
+	uint64_t initrd_bytes = vm->initrd.fd >= 0 ? page_up(vm->initrd.bytes) : 0;
+
 	return json_pack("{s:s, s:I, s:I, s:I, s:I}", "entry", boot_entry_name(vm->boot.kind), "kernel_bytes",
-			 (json_int_t)vm->boot_kernel_bytes, "initrd_bytes", (json_int_t)vm->boot_initrd_bytes,
-			 "copied_bytes", (json_int_t)vm->boot_copied_bytes, "shared_bytes",
+			 (json_int_t)vm->kernel.bytes, "initrd_bytes", (json_int_t)initrd_bytes,
+			 "copied_bytes", (json_int_t)vm->boot.copied_bytes, "shared_bytes",
 			 (json_int_t)(guest_memory_boot_file_frames(vm->mem) * PAGE_BYTES));
 }
 
@@ -185,8 +187,14 @@ static json_t *devices_json(const struct vm *vm)
 json_t *vm_stats_json(struct vm *vm)
 {
 	enum vm_state state = vm_state(vm);
+	uint64_t reboots, crashes;
 
-	return json_pack("{s:s, s:f, s:o, s:o, s:o}", "state", vm_state_name(state), "uptime_s",
-			 vm->running ? seconds_since(&vm->started) : 0.0, "boot", boot_json(vm), "vcpus",
-			 vcpus_json(vm), "devices", devices_json(vm));
+	pthread_mutex_lock(&vm->mutex);
+	reboots = vm->restart.reboots;
+	crashes = vm->restart.crashes;
+	pthread_mutex_unlock(&vm->mutex);
+	return json_pack("{s:s, s:f, s:I, s:I, s:o, s:o, s:o}", "state", vm_state_name(state), "uptime_s",
+			 vm->running ? seconds_since(&vm->started) : 0.0, "reboots", (json_int_t)reboots,
+			 "crashes", (json_int_t)crashes, "boot", boot_json(vm), "vcpus", vcpus_json(vm),
+			 "devices", devices_json(vm));
 }

@@ -6,8 +6,6 @@
 #include <string.h>
 
 #include "base/size.h"
-#include "vmm/acpi.h"
-#include "vmm/boot-cache.h"
 #include "vmm/vm-internal.h"
 
 static const char *const end_names[] = {
@@ -17,10 +15,8 @@ static const char *const end_names[] = {
 _Static_assert(ARRAY_SIZE(end_names) == VM_ENDS, "a name for each end");
 
 static const char *const state_names[] = {
-	[VM_STARTING] = "starting",
-	[VM_RUNNING] = "running",
-	[VM_PAUSED] = "paused",
-	[VM_ENDED] = "ended",
+	[VM_STARTING] = "starting",	[VM_RUNNING] = "running", [VM_PAUSED] = "paused",
+	[VM_RESTARTING] = "restarting", [VM_ENDED] = "ended",
 };
 _Static_assert(ARRAY_SIZE(state_names) == VM_STATES, "a name for each state");
 
@@ -34,7 +30,7 @@ const char *vm_state_name(enum vm_state state)
 	return state_names[state];
 }
 
-static void vm_end_with(struct vm *vm, enum vm_end end, const char *detail)
+void vm_end_with(struct vm *vm, enum vm_end end, const char *detail)
 {
 	pthread_mutex_lock(&vm->mutex);
 	if (vm->end == VM_END_NONE) {
@@ -52,64 +48,20 @@ void vm_end(struct vm *vm, enum vm_end end)
 
 static void on_vcpu_ended(void *arg, enum vcpu_end end, const char *detail)
 {
-	static const enum vm_end ends[] = {
-		[VCPU_END_CRASH] = VM_END_CRASH,
-		[VCPU_END_ERROR] = VM_END_ERROR,
-		[VCPU_END_POWER_OFF] = VM_END_POWER_OFF,
-		[VCPU_END_RESET] = VM_END_RESET,
-	};
-
-	vm_end_with(arg, ends[end], detail);
-}
-
-/* The ACPI tables lie where the layout says, the RSDP first. */
-static int place_acpi(struct vm *vm, struct errmsg *err)
-{
-	struct acpi_config config = {
-		.cpus = vm->config->cpus,
-		.virtio_devices = (unsigned)vm->transport_count,
-	};
-	const size_t room = LAYOUT_ACPI_END - LAYOUT_ACPI;
-	auto_free uint8_t *buf = malloc(room);
-	size_t bytes;
-	int r;
-
-	if (!buf)
-		return -ENOMEM;
-	r = acpi_build(&config, LAYOUT_ACPI, buf, room, &bytes);
-	if (r == 0)
-		r = guest_write(vm->mem, GPA(LAYOUT_ACPI), buf, bytes);
-	if (r < 0)
-		return errmsg_set(err, r, "cannot write the ACPI tables: %s", strerror(-r));
-	vm->boot_copied_bytes += bytes;
-	return 0;
-}
-
-static int place_boot_images(struct vm *vm, struct errmsg *err)
-{
-	cleanup(boot_cache_free_p) struct boot_cache *cache = NULL;
-	cleanup(boot_image_done) struct boot_image kernel = BOOT_IMAGE_EMPTY;
-	cleanup(boot_blob_done) struct boot_blob initrd = BOOT_BLOB_EMPTY;
-	int r;
-
-	r = boot_cache_open(vm->config->cache_dir, err, &cache);
-	if (r < 0)
-		return r;
-	r = boot_cache_kernel(cache, vm->config->kernel, vm->config->kaslr, err, &kernel);
-	if (r < 0)
-		return r;
-	if (vm->config->initrd) {
-		r = boot_cache_initrd(cache, vm->config->initrd, err, &initrd);
-		if (r < 0)
-			return r;
+	switch (end) {
+	case VCPU_END_CRASH:
+		vm_restart_wish(arg, RESTART_CRASH, detail);
+		break;
+	case VCPU_END_ERROR:
+		vm_end_with(arg, VM_END_ERROR, detail);
+		break;
+	case VCPU_END_POWER_OFF:
+		vm_end_with(arg, VM_END_POWER_OFF, "");
+		break;
+	case VCPU_END_RESET:
+		vm_restart_wish(arg, RESTART_RESET, "");
+		break;
 	}
-	r = boot_setup(vm->mem, &kernel, &initrd, vm->config->cmdline, GPA(LAYOUT_ACPI), err, &vm->boot);
-	if (r < 0)
-		return r;
-	vm->boot_kernel_bytes = kernel.bytes;
-	vm->boot_initrd_bytes = initrd.fd >= 0 ? page_up(initrd.bytes) : 0;
-	vm->boot_copied_bytes += vm->boot.copied_bytes;
-	return 0;
 }
 
 static int make_memory(struct vm *vm, struct errmsg *err)
@@ -150,11 +102,10 @@ static int vm_build(struct vm *vm, struct errmsg *err)
 	r = vm_devices_new(vm, err);
 	if (r < 0)
 		return r;
-	/* Files are mapped over untouched memory, so before anything is written there. */
-	r = place_boot_images(vm, err);
+	r = vm_boot_open(vm, err);
 	if (r < 0)
 		return r;
-	r = place_acpi(vm, err);
+	r = vm_boot_place(vm, err, &vm->boot);
 	if (r < 0)
 		return r;
 	return vcpu_set_new(&vcpus, &vm->boot, err, &vm->vcpus);
@@ -184,11 +135,16 @@ int vm_new(const struct vm_config *config, struct io_loop *loop, struct console 
 	vm->loop = loop;
 	vm->console = console;
 	vm->kvm = (struct kvm){.system_fd = -1, .vm_fd = -1};
-	vm->serial_irq.fd = vm->ged_irq.fd = -1;
+	vm->serial_irq.fd = vm->ged_irq.fd = vm->restart.fd = -1;
+	vm->kernel = BOOT_IMAGE_EMPTY;
+	vm->initrd = BOOT_BLOB_EMPTY;
 	for (size_t i = 0; i < ARRAY_SIZE(vm->virtio_irqs); i++)
 		vm->virtio_irqs[i].fd = -1;
 	pthread_mutex_init(&vm->mutex, NULL);
+	pthread_cond_init(&vm->changed, NULL);
 	r = io_timer_new(loop, on_button_timer, vm, &vm->button_timer);
+	if (r == 0)
+		r = vm_restart_new(vm);
 	if (r < 0)
 		return r;
 	r = vm_build(vm, err);
@@ -202,12 +158,15 @@ void vm_free(struct vm *vm)
 {
 	if (!vm)
 		return;
+	vm_restart_done(vm);
 	vcpu_set_free(vm->vcpus);
 	io_source_free(vm->button_timer);
 	vm_devices_free(vm);
 	/* KVM lets go of guest memory before it is unmapped. */
 	kvm_close(&vm->kvm);
 	guest_memory_free(vm->mem);
+	vm_boot_close(vm);
+	pthread_cond_destroy(&vm->changed);
 	pthread_mutex_destroy(&vm->mutex);
 	free(vm);
 }
@@ -217,6 +176,7 @@ int vm_start(struct vm *vm, struct errmsg *err)
 	int r;
 
 	clock_gettime(CLOCK_MONOTONIC, &vm->started);
+	vm_restart_started(vm);
 	r = vcpu_set_start(vm->vcpus);
 	if (r < 0)
 		return errmsg_set(err, r, "cannot start the vCPU threads: %s", strerror(-r));
@@ -248,14 +208,24 @@ enum vm_state vm_state(struct vm *vm)
 		state = VM_ENDED;
 	else if (!vm->running)
 		state = VM_STARTING;
+	else if (vm->pauses)
+		state = VM_PAUSED;
 	else
-		state = vm->pauses ? VM_PAUSED : VM_RUNNING;
+		state = vm->restart.wish == RESTART_NONE ? VM_RUNNING : VM_RESTARTING;
 	pthread_mutex_unlock(&vm->mutex);
 	return state;
 }
 
+void vm_set_events(struct vm *vm, const struct vm_events *events, void *arg)
+{
+	vm->events = events;
+	vm->events_arg = arg;
+}
+
 void vm_power_button(struct vm *vm)
 {
+	if (vm_restart_give_up(vm))
+		return;
 	ged_power_button(vm->ged);
 	/* A guest that still boots has no driver for it yet, and would never see an edge that came before. */
 	if (io_timer_set(vm->button_timer, BUTTON_REMINDER_NS) < 0) {
@@ -266,6 +236,8 @@ void vm_power_button(struct vm *vm)
 void vm_pause(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->mutex);
+	while (vm->restart.resetting)
+		pthread_cond_wait(&vm->changed, &vm->mutex);
 	vm->pauses++;
 	pthread_mutex_unlock(&vm->mutex);
 	vcpu_set_pause(vm->vcpus);
@@ -280,6 +252,7 @@ void vm_resume(struct vm *vm)
 	vcpu_set_resume(vm->vcpus);
 	pthread_mutex_lock(&vm->mutex);
 	vm->pauses--;
+	pthread_cond_broadcast(&vm->changed);
 	pthread_mutex_unlock(&vm->mutex);
 }
 

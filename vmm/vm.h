@@ -10,6 +10,7 @@
 #include "vmm/config.h"
 #include "vmm/guest-memory.h"
 #include "vmm/io-loop.h"
+#include "vmm/vcpu.h"
 
 struct vm;
 struct console;
@@ -19,16 +20,23 @@ struct vm_stats;
 enum vm_end {
 	VM_END_NONE,	  /* it has not */
 	VM_END_POWER_OFF, /* by the guest, of its own or after the power button */
-	VM_END_RESET,	  /* the guest asked for a reset (i8042, ACPI) */
-	VM_END_CRASH,	  /* triple fault */
+	VM_END_RESET,	  /* the guest asked for a reset (i8042, ACPI) and is not to be restarted */
+	VM_END_CRASH,	  /* triple fault, KVM internal error, entry failure, guest panic */
 	VM_END_KILLED,	  /* by us: kill, or stop after its timeout */
-	VM_END_ERROR,	  /* KVM internal error, entry failure */
+	VM_END_ERROR,	  /* KVM or the host could not go on */
 	VM_ENDS,
 };
 
 const char *vm_end_name(enum vm_end end);
 
-enum vm_state { VM_STARTING, VM_RUNNING, VM_PAUSED, VM_ENDED, VM_STATES };
+enum vm_state {
+	VM_STARTING,
+	VM_RUNNING,
+	VM_PAUSED,
+	VM_RESTARTING, /* the guest has reset or crashed, and is not yet booted again */
+	VM_ENDED,
+	VM_STATES,
+};
 
 const char *vm_state_name(enum vm_state state);
 
@@ -59,11 +67,29 @@ enum vm_end vm_ended(struct vm *vm);
 const char *vm_end_detail(struct vm *vm);
 enum vm_state vm_state(struct vm *vm);
 
-/* Press the ACPI power button, again and again until the guest has noticed. Context: the loop's thread. */
+/* What a VM tells its owner while it lives. Context: the loop's thread. Each may be NULL. */
+struct vm_events {
+	/* It has booted again. */
+	void (*rebooted)(void *arg);
+	/* It crashed: @why, and one line of registers for each of @count vCPUs (0 without memory). It is booted again after
+	 * @space_ns, or ends. */
+	void (*crashed)(void *arg, const char *why, char (*registers)[VCPU_REGISTERS_MAX], unsigned count,
+			bool restart, uint64_t space_ns);
+};
+
+/* @events: constant. Context: before vm_start(). */
+void vm_set_events(struct vm *vm, const struct vm_events *events, void *arg);
+
+/* Press the ACPI power button, again and again until the guest has noticed; also after a reset. A VM that waits to be booted
+ * again after a crash ends. Context: the loop's thread. */
 void vm_power_button(struct vm *vm);
 
-/* Stop and resume the vCPUs and the devices: in between nobody of ours writes guest memory. Nests; any thread but a vCPU's and
- * the loop's; waits for disk I/O in flight. */
+/*
+ * Stop and resume the vCPUs and the devices: in between nobody of ours writes guest memory. Nests. A guest that resets meanwhile
+ * boots after the last resume.
+ * Context: vm_pause(): any thread but a vCPU's and the loop's; waits for disk I/O in flight and for a reboot under way.
+ * vm_resume(): any thread but a vCPU's; waits for no I/O.
+ */
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 

@@ -489,6 +489,32 @@ TEST(table_limit_still_zeroes)
 		assert_int_equal(byte_at(mem, i * PAGE_BYTES), i % 2 ? 0 : 1);
 }
 
+/* Whatever lay where: all of it is zero and costs nothing, and the files can be mapped again, as they were. */
+TEST(reset_is_as_new)
+{
+	cleanup(guest_memory_free_p) struct guest_memory *mem = memory(GUEST_MEMORY_MIN);
+	const uint64_t pages = GUEST_MEMORY_MIN / PAGE_BYTES;
+	auto_fd fd = numbered_file(8);
+	enum frame_backing backing;
+	uint64_t frames;
+	uint8_t b = 0x77;
+
+	for (unsigned boot = 0; boot < 3; boot++) {
+		assert_int_equal(guest_memory_map_file(mem, GPA(MIB), fd, 0, 8 * PAGE_BYTES), 0);
+		assert_int_equal(byte_at(mem, MIB + 2 * PAGE_BYTES), 3);
+		for (uint64_t i = 0; i < pages; i++)
+			assert_int_equal(guest_write(mem, GPA(i * PAGE_BYTES), &b, 1), 0);
+		assert_int_equal(guest_memory_discard(mem, GFN(MIB / PAGE_BYTES + 4), 2, NULL), 0);
+		assert_int_equal(guest_memory_reset(mem), 0);
+		for (uint64_t i = 0; i < pages; i++)
+			assert_int_equal(byte_at(mem, i * PAGE_BYTES), 0);
+		assert_int_equal(guest_memory_backing(mem, GFN(0), &backing, &frames), 0);
+		assert_int_equal(backing, FRAME_PRIVATE);
+		assert_int_equal(frames, pages);
+		assert_int_equal(guest_memory_boot_file_frames(mem), 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -505,6 +531,7 @@ int main(void)
 		cmocka_unit_test(calls_for_huge_pages),
 		cmocka_unit_test(discard_stays_inside),
 		cmocka_unit_test(table_limit_still_zeroes),
+		cmocka_unit_test(reset_is_as_new),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

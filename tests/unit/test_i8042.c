@@ -114,10 +114,28 @@ TEST(port_b)
 	assert_int_equal(in(f, 0x62), 0xff);
 }
 
+TEST(reset_by_the_machine)
+{
+	struct fixture *f = *state;
+
+	out(f, PORT_STATUS, 0x60);
+	out(f, PORT_DATA, 0x34);
+	out(f, PORT_STATUS, 0xaa);
+	out(f, PORT_B, 0x0f);
+	out(f, PORT_STATUS, 0xd1);
+	i8042_reset(f->k);
+	out(f, PORT_DATA, 0xfe); /* nobody waits for it */
+	assert_int_equal(f->resets, 0);
+	assert_int_equal(in(f, PORT_STATUS), 0x04);
+	assert_int_equal(in(f, PORT_B) & 0x0f, 0);
+	out(f, PORT_STATUS, 0x20);
+	assert_int_equal(in(f, PORT_DATA), 0);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-	const struct CMUnitTest tests[] = {T(resets), T(probe), T(port_b)};
+	const struct CMUnitTest tests[] = {T(resets), T(probe), T(port_b), T(reset_by_the_machine)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

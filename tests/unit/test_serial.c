@@ -367,6 +367,31 @@ TEST(edge_driver_never_stalls)
 		assert_int_equal(f->out[i], (uint8_t)i);
 }
 
+TEST(reset_by_the_machine)
+{
+	struct fixture *f = *state;
+	uint8_t typed[20] = {0};
+
+	out(f, LCR, DLAB | 3);
+	out(f, DATA, 1);
+	out(f, LCR, 3);
+	out(f, SCR, 0x5a);
+	out(f, FCR, 0x01);
+	out(f, MCR, 0x0b);
+	out(f, IER, 0x0f);
+	assert_int_equal(serial_input(f->s, typed, sizeof(typed)), 16);
+	edges(f);
+	serial_reset(f->s);
+	assert_int_equal(f->rooms, 1); /* the rest would wait for ever */
+	assert_int_equal(in(f, SCR), 0);
+	reset_state(state);
+	out(f, LCR, DLAB);
+	assert_int_equal(in(f, DATA), 12);
+	serial_reset(f->s);
+	assert_int_equal(f->rooms, 1);
+	assert_int_equal(serial_input(f->s, typed, sizeof(typed)), 1); /* no FIFO */
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -384,6 +409,7 @@ int main(void)
 		T(modem_interrupt),
 		T(wide_access),
 		T(edge_driver_never_stalls),
+		T(reset_by_the_machine),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

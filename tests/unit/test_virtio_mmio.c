@@ -423,6 +423,27 @@ static void any_write_anywhere(void **state)
 	}
 }
 
+/* The machine's reset is as the driver's, but nobody's count. */
+static void reset_by_the_machine(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t before;
+
+	assert_true(driver_start(&f->d, 0, 8));
+	driver_write(&f->d, REG_QSEL, 1);
+	before = counters(f).resets;
+	virtio_mmio_reset(f->d.mmio);
+	assert_int_equal(counters(f).resets, before);
+	assert_int_equal(driver_read(&f->d, REG_STAT), 0);
+	assert_int_equal(driver_read(&f->d, REG_QREADY), 0);
+	assert_int_equal(driver_read(&f->d, REG_ISR), 0);
+	assert_false(virtio_mmio_queue(f->d.mmio, 0)->enabled);
+	virtio_mmio_break(f->d.mmio, "broken");
+	virtio_mmio_reset(f->d.mmio);
+	assert_null(virtio_mmio_broken(f->d.mmio));
+	assert_true(driver_start(&f->d, 0, 8));
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -439,6 +460,7 @@ int main(void)
 		T(config_space),
 		T(odd_accesses),
 		T(any_write_anywhere),
+		T(reset_by_the_machine),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -58,14 +58,14 @@ def needs_kvm(test):
 
 
 def poll(condition, what, seconds=10.0):
-    """The first true value of condition(), which is asked until the deadline."""
+    """The first true value of condition(), which is asked until the deadline. `what`: a text, or a function that makes it."""
     end = time.monotonic() + seconds
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds} s: {what}")
+            raise AssertionError(f"not within {seconds} s: {what() if callable(what) else what}")
         time.sleep(0.01)
 
 
@@ -112,8 +112,12 @@ class Stream:
                     raise AssertionError(f"{why}: {wanted!r} after {bytes(self._data[-2000:])!r}")
                 self._changed.wait(left)
 
-    def close(self):
+    def join(self):
+        """Until the other end is closed."""
         self._thread.join(5)
+
+    def close(self):
+        self.join()
         self._file.close()
 
 
@@ -187,9 +191,11 @@ class Vm:
         self.process.send_signal(number)
 
     def wait(self, seconds=20.0):
-        """The exit code."""
+        """The exit code; the log is complete then."""
         try:
-            return self.process.wait(seconds)
+            code = self.process.wait(seconds)
+            self.log.join()
+            return code
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} still runs after {seconds} s; its log: {self.log.text()}") from None
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* While a VM is paused no vCPU writes, and no pause or resume is ever lost, however fast they follow each other. */
+/* While a VM is paused no vCPU writes, and no pause, resume or reset is ever lost, however fast they follow each other. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -17,6 +17,7 @@
 #include "vmm/vm-internal.h"
 
 #define CYCLES	      600
+#define RESETS	      20
 #define FILL_FROM     (16 * MIB)
 #define FILL_TO	      (48 * MIB)
 #define READY_SECONDS 30
@@ -204,10 +205,87 @@ static void pauses_hold_and_are_not_lost(void **state)
 	assert_true(moved >= CYCLES / 8);
 }
 
+static uint64_t reboots(struct guest *g)
+{
+	uint64_t n;
+
+	pthread_mutex_lock(&g->vm->mutex);
+	n = g->vm->restart.reboots;
+	pthread_mutex_unlock(&g->vm->mutex);
+	return n;
+}
+
+/* A guest that resets while it is paused is left as it is until the last resume, also by those who pause it meanwhile. */
+static void a_reset_waits_for_the_pause(void **state)
+{
+	struct guest *g = *state;
+
+	for (unsigned i = 0; i < 5; i++) {
+		uint64_t seen, before = reboots(g);
+
+		write_line(g, "@7 fill from=0x1000000 to=0x3000000 seed=9 cpus=2\n");
+		wait_line(g, "@7 ok");
+		vm_pause(g->vm);
+		seen = sum_of_memory(g);
+		assert_int_not_equal(seen, 0);
+		vm_restart_wish(g->vm, RESTART_RESET, "");
+		for (unsigned n = 0; n < 20; n++) {
+			vm_pause(g->vm);
+			poll(NULL, 0, 10); /* time for a reset that does not wait: it begins within 50 ms */
+			assert_int_equal(sum_of_memory(g), seen);
+			vm_resume(g->vm);
+		}
+		assert_int_equal(vm_state(g->vm), VM_PAUSED);
+		assert_int_equal(reboots(g), before);
+		vm_resume(g->vm);
+		wait_line(g, "probe: ready");
+		assert_int_equal(reboots(g), before + 1);
+		assert_int_equal(sum_of_memory(g), 0);
+	}
+}
+
+static void *pause_for_ever(void *arg)
+{
+	struct guest *g = arg;
+
+	while (!atomic_load(&g->stop)) {
+		uint64_t seen;
+
+		vm_pause(g->vm);
+		seen = sum_of_memory(g);
+		assert_int_equal(sum_of_memory(g), seen);
+		vm_resume(g->vm);
+	}
+	return NULL;
+}
+
+/* Resets by the guest against pauses by two others: nobody waits for ever, and each boot is a whole one. */
+static void resets_race_with_pauses(void **state)
+{
+	struct guest *g = *state;
+	pthread_t threads[2];
+	uint64_t before = reboots(g);
+
+	atomic_store(&g->stop, false);
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, pause_for_ever, g), 0);
+	for (unsigned i = 0; i < RESETS; i++) {
+		write_line(g, i % 2 ? "@8 reset how=acpi\n" : "@8 reset how=i8042\n");
+		wait_line(g, "probe: ready");
+	}
+	atomic_store(&g->stop, true);
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(reboots(g), before + RESETS);
+	assert_int_equal(vm_state(g->vm), VM_RUNNING);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(pauses_hold_and_are_not_lost),
+		cmocka_unit_test(a_reset_waits_for_the_pause),
+		cmocka_unit_test(resets_race_with_pauses),
 	};
 
 	return cmocka_run_group_tests(tests, start_guest, end_guest);

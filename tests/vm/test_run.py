@@ -114,14 +114,15 @@ class Ends(RunTest):
     def test_reset_by_the_guest(self):
         for how in ("i8042", "acpi"):
             with self.subTest(how):
-                vm = self.probe()
+                vm = self.probe("--on-reboot", "exit")
                 vm.send(f"@1 reset how={how}\n")
                 self.assertEnded(vm, 1, "reset")
 
     def test_triple_fault(self):
         vm = self.probe()
         vm.send("@1 reset how=triple\n")
-        self.assertEnded(vm, 1, "(reset|crash)")
+        self.assertEnded(vm, 1, "crash")
+        self.assertRegex(vm.log.text(), r"vcpu 0:.* rip 0x[0-9a-f]+ .* cr3 0x")
 
     def test_reader_of_the_console_goes_away(self):
         vm = self.probe()
