@@ -21,6 +21,7 @@ struct run {
 	const char *verb;
 	struct log_limit reboot_lines; /* what a guest can make us say */
 	struct log_limit crash_lines;
+	struct log_limit dump_lines;
 	const struct vm_config *config;
 	int report_fd; /* detached: to the starter; else -1 */
 	bool log_is_file;
@@ -112,7 +113,18 @@ static void on_crashed(void *arg, const char *why, char (*registers)[VCPU_REGIST
 			  (unsigned long long)(space_ns / 1000000));
 }
 
-static const struct vm_events vm_events = {.rebooted = on_rebooted, .crashed = on_crashed};
+static void on_dumping(void *arg)
+{
+	struct run *run = arg;
+
+	log_limited(&run->dump_lines, LOG_LEVEL_WARN, "the guest panicked, and writes a dump of its own");
+}
+
+static const struct vm_events vm_events = {
+	.rebooted = on_rebooted,
+	.dumping = on_dumping,
+	.crashed = on_crashed,
+};
 
 static const struct run_signals_ops signal_ops = {.stop = stop_vm, .kill = kill_vm};
 
@@ -212,6 +224,7 @@ static int run_vm(const char *verb, const struct vm_config *config, int report_f
 		.rundir = RUNDIR_NONE,
 		.reboot_lines = LOG_LIMIT_INIT,
 		.crash_lines = LOG_LIMIT_INIT,
+		.dump_lines = LOG_LIMIT_INIT,
 	};
 	struct errmsg err = {0};
 	int code;

@@ -58,6 +58,21 @@ static void real_time_clock(struct aml *a)
 	aml_close(a, device);
 }
 
+/* What Linux's pvpanic driver matches (drivers/misc/pvpanic/pvpanic-mmio.c). */
+static void panic_port(struct aml *a)
+{
+	aml_mark_t device = aml_device(a, "PEVT");
+	aml_mark_t resources;
+
+	aml_name_string(a, "_HID", "QEMU0001");
+	aml_name_integer(a, "_UID", 0);
+	aml_name(a, "_CRS");
+	resources = aml_resources_begin(a);
+	aml_io(a, LAYOUT_PVPANIC, LAYOUT_PVPANIC_LEN);
+	aml_resources_end(a, resources);
+	aml_close(a, device);
+}
+
 /* Control method power button (4.8.2.2.1.2). */
 static void power_button(struct aml *a)
 {
@@ -129,6 +144,7 @@ void acpi_dsdt_terms(const struct acpi_config *config, struct aml *a)
 	scope = aml_scope(a, "\\_SB");
 	com1(a);
 	real_time_clock(a);
+	panic_port(a);
 	power_button(a);
 	event_device(a);
 	for (unsigned i = 0; i < config->virtio_devices; i++)

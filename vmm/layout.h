@@ -9,7 +9,8 @@
 #define LAYOUT_PVH_INFO	   0x6000 /* hvm_start_info, its modlist and memory map */
 #define LAYOUT_BOOT_PARAMS 0x7000 /* struct boot_params, "zero page" */
 #define LAYOUT_BOOT_STACK  0x8ff0
-#define LAYOUT_PAGE_TABLES 0x9000 /* PML4, PDPT, PD..: identity map of the first GiBs for the 64-bit entry   \
+#define LAYOUT_PAGE_TABLES                                                                                   \
+	0x9000 /* PML4, PDPT, PD..: identity map of the first GiBs for the 64-bit entry   \
 				   */
 #define LAYOUT_CMDLINE	   0x20000
 #define LAYOUT_CMDLINE_MAX 4096	   /* with its NUL */
@@ -47,6 +48,9 @@
 #define LAYOUT_I8042_LEN 5
 #define LAYOUT_RTC	 0x70 /* register number 0x70 and value 0x71 */
 #define LAYOUT_RTC_LEN	 2
+
+#define LAYOUT_PVPANIC	   0x505 /* where QEMU has it */
+#define LAYOUT_PVPANIC_LEN 1
 
 #define LAYOUT_VCPUS_MAX 32
 

@@ -37,6 +37,31 @@ static void on_reset(void *arg)
 	vm_restart_wish(arg, RESTART_RESET, "");
 }
 
+static void on_panic(void *arg)
+{
+	vm_restart_wish(arg, RESTART_CRASH, "guest panic");
+}
+
+static void on_panic_with_dump(void *arg)
+{
+	vm_restart_note_dump(arg);
+}
+
+static int panic_port_new(struct vm *vm)
+{
+	struct pvpanic_config config = {
+		.panicked = on_panic,
+		.crash_loaded = on_panic_with_dump,
+		.shutdown = on_power_off,
+		.arg = vm,
+	};
+	int r = pvpanic_new(&config, &vm->pvpanic);
+
+	if (r < 0)
+		return r;
+	return bus_add(&vm->pio, LAYOUT_PVPANIC, LAYOUT_PVPANIC_LEN, &pvpanic_bus_ops, vm->pvpanic);
+}
+
 static int legacy_new(struct vm *vm)
 {
 	struct serial_config serial = {.output = on_serial_output, .input_room = on_serial_room, .arg = vm};
@@ -76,7 +101,7 @@ static int legacy_new(struct vm *vm)
 	if (r < 0)
 		return r;
 	console_set_input(vm->console, on_console_input, vm);
-	return 0;
+	return panic_port_new(vm);
 }
 
 /* Give a transport its slot: registers on the bus, kicks from KVM. */
@@ -234,6 +259,7 @@ void vm_devices_free(struct vm *vm)
 	for (size_t i = vm->config->disk_count; i-- > 0;)
 		virtio_blk_free(vm->disks[i]);
 	console_set_input(vm->console, NULL, NULL);
+	pvpanic_free(vm->pvpanic);
 	i8042_free(vm->i8042);
 	rtc_free(vm->rtc);
 	ged_free(vm->ged);

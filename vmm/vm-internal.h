@@ -15,6 +15,7 @@
 #include "vmm/ged.h"
 #include "vmm/i8042.h"
 #include "vmm/kvm.h"
+#include "vmm/pvpanic.h"
 #include "vmm/rtc.h"
 #include "vmm/serial.h"
 #include "vmm/vcpu.h"
@@ -57,6 +58,9 @@ struct restart {
 	struct errmsg err;
 	char (*registers)[VCPU_REGISTERS_MAX]; /* one line per vCPU; NULL without memory */
 	atomic_bool job_done;
+
+	atomic_bool
+		dumping; /* the guest has said that it panicked and writes its own dump; not yet passed on */
 };
 
 struct vm {
@@ -75,6 +79,7 @@ struct vm {
 	struct i8042 *i8042;
 	struct rtc *rtc;
 	struct ged *ged;
+	struct pvpanic *pvpanic;
 	struct io_source *button_timer; /* armed while the guest has not taken a press of the button */
 
 	/* Virtio devices in the order of their slots: the disks, vsock, random numbers, then the balloon. */
@@ -131,6 +136,9 @@ void vm_restart_started(struct vm *vm);
  * Context: a vCPU's thread; does not wait. The first wish of a boot counts.
  */
 void vm_restart_wish(struct vm *vm, enum restart_wish wish, const char *why);
+
+/* The guest panicked and looks after it itself. Context: a vCPU's thread; does not wait. */
+void vm_restart_note_dump(struct vm *vm);
 
 /* Somebody wants the VM to stop. Return: whether the guest has crashed, and there is nobody to ask: the VM ends instead of being
  * restarted. Context: the loop's thread. */

@@ -95,6 +95,12 @@ void vm_restart_wish(struct vm *vm, enum restart_wish wish, const char *why)
 		wake(vm);
 }
 
+void vm_restart_note_dump(struct vm *vm)
+{
+	if (!atomic_exchange_explicit(&vm->restart.dumping, true, memory_order_acq_rel))
+		wake(vm);
+}
+
 static enum restart_wish wish_get(struct vm *vm)
 {
 	enum restart_wish wish;
@@ -304,6 +310,9 @@ static void on_wake(void *arg, uint32_t events)
 	(void)events;
 	if (read(rs->fd, &count, sizeof(count)) < 0)
 		return;
+	if (atomic_exchange_explicit(&rs->dumping, false, memory_order_acq_rel) && vm->events &&
+	    vm->events->dumping)
+		vm->events->dumping(vm->events_arg);
 	if (rs->thread_on && atomic_load_explicit(&rs->job_done, memory_order_acquire))
 		job_finished(vm);
 	if (rs->phase != RESTART_IDLE || vm_ended(vm) != VM_END_NONE)

@@ -71,6 +71,8 @@ enum vm_state vm_state(struct vm *vm);
 struct vm_events {
 	/* It has booted again. */
 	void (*rebooted)(void *arg);
+	/* It panicked, and writes a dump of its own (kdump). */
+	void (*dumping)(void *arg);
 	/* It crashed: @why, and one line of registers for each of @count vCPUs (0 without memory). It is booted again after
 	 * @space_ns, or ends. */
 	void (*crashed)(void *arg, const char *why, char (*registers)[VCPU_REGISTERS_MAX], unsigned count,

@@ -12,18 +12,18 @@
 #define IMAGE_PVH_ENTRY	  0x0	/* 32-bit protected mode, EBX = hvm_start_info */
 #define IMAGE_LINUX_ENTRY 0x200 /* long mode, RSI = boot_params; where the 64-bit boot protocol wants it */
 #define IMAGE_GDT	  0x1000
-#define IMAGE_TSS	  0x2000 /* CPUS_MAX x TSS_STRIDE */
 #define IMAGE_IDT	  0x4000
 #define IMAGE_STUBS	  0x5000 /* 256 x STUB_STRIDE */
 #define IMAGE_PML4	  0x6000
 #define IMAGE_PDPT	  0x7000
 #define IMAGE_PD	  0x8000  /* MAPPED_GIB pages */
 #define IMAGE_RING0_STACK 0x10000 /* CPUS_MAX x RING0_STACK_BYTES */
-#define IMAGE_FIXED_END	  0x14000
+#define IMAGE_TSS	  0x14000 /* CPUS_MAX x TSS_STRIDE */
+#define IMAGE_FIXED_END	  0x18000
 
 #define MAPPED_GIB	  8
 #define CPUS_MAX	  32
-#define TSS_STRIDE	  256
+#define TSS_STRIDE	  512
 #define STUB_STRIDE	  16
 #define RING0_STACK_BYTES 512
 #define RING3_STACK_BYTES 16384

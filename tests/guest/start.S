@@ -19,7 +19,7 @@
 #define RFLAGS_RING3 0x0002
 #define RFLAGS_IF 0x200
 #define TSS_BYTES 104
-#define PORTS 0x400
+#define PORTS 0x508 /* up to the panic port */
 
 	.section .fixed, "awx", @progbits
 	.globl image_start
@@ -201,18 +201,6 @@ idt_pointer:
 	.set tss, tss + TSS_STRIDE
 	.endr
 
-	.org IMAGE_TSS
-	.set stack, IMAGE_BASE + IMAGE_RING0_STACK
-	.rept CPUS_MAX
-	.set stack, stack + RING0_STACK_BYTES
-	.long 0
-	.quad stack				/* RSP0 */
-	.fill 90, 1, 0
-	.word TSS_BYTES				/* the I/O bitmap follows: clear bits allow */
-	.fill PORTS / 8, 1, 0
-	.fill TSS_STRIDE - TSS_BYTES - PORTS / 8, 1, 0xff
-	.endr
-
 	.org IMAGE_IDT
 	.set stub, IMAGE_BASE + IMAGE_STUBS
 	.rept 256
@@ -259,6 +247,18 @@ idt_pointer:
 	.endr
 	.org IMAGE_RING0_STACK
 	.fill CPUS_MAX * RING0_STACK_BYTES, 1, 0
+	.org IMAGE_TSS
+	.set stack, IMAGE_BASE + IMAGE_RING0_STACK
+	.rept CPUS_MAX
+	.set stack, stack + RING0_STACK_BYTES
+	.long 0
+	.quad stack				/* RSP0 */
+	.fill 90, 1, 0
+	.word TSS_BYTES				/* the I/O bitmap follows: clear bits allow */
+	.fill PORTS / 8, 1, 0
+	.fill TSS_STRIDE - TSS_BYTES - PORTS / 8, 1, 0xff
+	.endr
+
 	.org IMAGE_FIXED_END
 
 	.section .note.GNU-stack, "", @progbits

@@ -220,8 +220,8 @@ class SharedFromBirth(ProbeTest):
         self.assertNotIn(0, frames)
         self.assertEqual(frames, two.frames(first, count))
         # Of the kernel, what is not written: code and constants, from the fixed part's end on.
-        text = [(a, b) for a, b in zip(one.frames((IMAGE_BASE + 0x14000) // PAGE, 4),
-                                       two.frames((IMAGE_BASE + 0x14000) // PAGE, 4)) if a and b]
+        text = [(a, b) for a, b in zip(one.frames((IMAGE_BASE + 0x18000) // PAGE, 4),
+                                       two.frames((IMAGE_BASE + 0x18000) // PAGE, 4)) if a and b]
         self.assertGreater(len(text), 1)
         for a, b in text:
             self.assertEqual(a, b)

@@ -247,6 +247,33 @@ class Crash(RebootTest):
         self.assertEqual(log.count("vcpu 1: "), 4)
         probe.power_off()
 
+    def test_guest_panic(self):
+        """By the port that ACPI announces (pvpanic)."""
+        probe = self.probe(cpus=2, on_crash="restart")
+        self.assertEqual(probe.ask("in", port=0x505)["value"], 7)
+        probe.send("out", port=0x505, value=2)  # it looks after itself: nothing follows but a line
+        probe.vm.log.expect("the guest panicked, and writes a dump of its own")
+        probe.send("out", port=0x505, value=1)
+        probe.ready()
+        probe.vm.log.expect("the guest crashed: guest panic: booting it again")
+        probe.send("out", port=0x505, value=4)
+        self.assertEqual(probe.vm.wait(), 0)
+        probe = self.probe("exits", cpus=2)
+        waiter = subprocess.Popen(self.command("wait", probe.name, "--json"), env=self.env, stdout=subprocess.PIPE)
+        poll(lambda: waiter.poll() is None and probe.stats(), "somebody waits")
+        probe.send("out", port=0x505, value=1)
+        self.assertEqual(probe.vm.wait(), 1)
+        self.assertIn("ended: crash: guest panic", probe.vm.log.text())
+        waiter.communicate(timeout=10)
+        self.assertEqual(waiter.returncode, 1)
+
+    def test_panics_do_not_fill_the_log(self):
+        probe = self.probe(cpus=2)
+        for _ in range(200):
+            probe.ask("out", port=0x505, value=2)
+        probe.power_off()
+        self.assertIn(probe.vm.log.text().count("dump of its own"), range(1, 12))
+
     def test_stop_of_one_that_waits(self):
         """There is nobody to press a button for; the VM ends as it crashed."""
         probe = self.probe(cpus=2, on_crash="restart")
