@@ -21,6 +21,8 @@ static const struct verb {
 	{"ps", "list the VMs that run here", cmd_ps},
 	{"stop", "press a VM's power button, wait, then kill it", cmd_stop},
 	{"kill", "end a VM at once", cmd_kill},
+	{"pause", "let a VM stand still", cmd_pause},
+	{"resume", "let a paused VM go on", cmd_resume},
 	{"wait", "wait for a VM's end and say how it ended", cmd_wait},
 	{"console", "a terminal on a VM's serial port", cmd_console},
 	{"stats", "what VMs occupy, and what sharing saves", cmd_stats},

@@ -87,6 +87,20 @@ static int on_dump(void *arg, int fd, enum dump_format format, const atomic_bool
 	return r;
 }
 
+static void on_pause(void *arg)
+{
+	struct run_control *rc = arg;
+
+	vm_pause(rc->vm);
+}
+
+static void on_resume(void *arg)
+{
+	struct run_control *rc = arg;
+
+	vm_resume(rc->vm);
+}
+
 static int on_console(void *arg, int fd, const void *prefix, size_t prefix_len, const void *input,
 		      size_t input_len)
 {
@@ -103,6 +117,8 @@ static const struct control_ops ops = {
 	.balloon = on_balloon,
 	.balloon_state = on_balloon_state,
 	.dump = on_dump,
+	.pause = on_pause,
+	.resume = on_resume,
 	.console = on_console,
 };
 

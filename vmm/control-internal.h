@@ -48,6 +48,10 @@ struct control_dump {
 };
 
 struct stats_wait;
+struct pause_wait;
+
+/* A pause by clients: all of theirs are one. */
+enum control_pause_state { CONTROL_NOT_PAUSED, CONTROL_PAUSING, CONTROL_PAUSED };
 
 struct control {
 	struct io_loop *loop;
@@ -73,6 +77,12 @@ struct control {
 	struct vm_usage stats_usage; /* read after it was joined */
 	int stats_fd;		     /* eventfd: it is done */
 	struct io_source *stats_source;
+
+	enum control_pause_state pause;
+	struct pause_wait *pause_waits; /* who asked while the thread runs */
+	pthread_t pause_thread;		/* runs while CONTROL_PAUSING */
+	int pause_fd;			/* eventfd: it is done */
+	struct io_source *pause_source;
 
 	struct control_dump *dump;
 	int dump_fd; /* eventfd: the dump's thread is done */
@@ -108,6 +118,21 @@ int control_stats_start(struct control_client *client, const json_t *id);
 void control_stats_done(void *arg, uint32_t events);
 /* Wait for the thread, forget who asked. */
 void control_stats_cancel(struct control *control);
+
+#define CONTROL_STOPPING_TEXT "the VM is being stopped"
+
+/*
+ * Pause or resume. *@ret_later: it is answered later, else the caller answers.
+ * Return: 0, -ESHUTDOWN (a VM that is being stopped is not paused), -ENOMEM, or the errno of pthread_create.
+ */
+int control_pause(struct control_client *client, const json_t *id, bool *ret_later);
+int control_resume(struct control_client *client, const json_t *id, bool *ret_later);
+/* The source's callback. */
+void control_pause_done(void *arg, uint32_t events);
+/* A stop ends a pause. */
+void control_pause_end(struct control *control);
+/* Wait for the thread, forget who asked. */
+void control_pause_cancel(struct control *control);
 
 /* Start a dump into @fd, which is taken on success. Return: 0, -EBUSY, or an errno. */
 int control_dump_start(struct control_client *client, const json_t *id, int fd, enum dump_format format);

@@ -159,6 +159,34 @@ static enum control_verdict cmd_balloon(const struct request *r)
 	return CONTROL_ANSWERED;
 }
 
+/* Pauses and resumes that take no time are answered here, others when they are done. */
+static enum control_verdict pause_or_resume(const struct request *r, bool pause)
+{
+	bool later = false;
+	int e;
+
+	if (r->client->working >= CONTROL_WAITS_MAX)
+		return fail(r, "too many requests of this client wait already");
+	e = pause ? control_pause(r->client, r->id, &later) : control_resume(r->client, r->id, &later);
+	if (e == -ESHUTDOWN)
+		return fail(r, CONTROL_STOPPING_TEXT);
+	if (e < 0)
+		return fail(r, strerror(-e));
+	if (!later)
+		control_answer(r->client, r->id, NULL);
+	return CONTROL_ANSWERED;
+}
+
+static enum control_verdict cmd_pause(const struct request *r)
+{
+	return pause_or_resume(r, true);
+}
+
+static enum control_verdict cmd_resume(const struct request *r)
+{
+	return pause_or_resume(r, false);
+}
+
 static enum control_verdict cmd_dump(const struct request *r)
 {
 	const json_t *v = json_object_get(r->json, "format");
@@ -221,6 +249,8 @@ static const struct command commands[] = {
 	{"console", {NULL}, cmd_console},
 	{"balloon", {"target_mib", "target_bytes"}, cmd_balloon},
 	{"dump", {"format"}, cmd_dump},
+	{"pause", {NULL}, cmd_pause},
+	{"resume", {NULL}, cmd_resume},
 };
 
 /*

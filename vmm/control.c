@@ -389,6 +389,7 @@ void control_stop(struct control *control, uint64_t timeout_ns)
 	uint64_t now = now_ns(), at = now + timeout_ns;
 
 	control->ops->power_button(control->arg);
+	control_pause_end(control);
 	if (control->stop_at_ns && control->stop_at_ns <= at)
 		return;
 	control->stop_at_ns = at;
@@ -430,7 +431,8 @@ int control_new(struct io_loop *loop, const char *path, const char *name, const 
 		(struct control){.loop = loop, .ops = ops, .arg = arg, .next_serial = 1, .slow_ns = SLOW_NS};
 	control->dump_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	control->stats_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (control->dump_fd < 0 || control->stats_fd < 0)
+	control->pause_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (control->dump_fd < 0 || control->stats_fd < 0 || control->pause_fd < 0)
 		return errmsg_set(err, -errno, "control socket: %s", strerror(errno));
 	control->name = strdup(name);
 	control->greeting = greeting_make(name);
@@ -440,6 +442,9 @@ int control_new(struct io_loop *loop, const char *path, const char *name, const 
 	if (r == 0)
 		r = io_source_new(loop, control->stats_fd, EPOLLIN, control_stats_done, control,
 				  &control->stats_source);
+	if (r == 0)
+		r = io_source_new(loop, control->pause_fd, EPOLLIN, control_pause_done, control,
+				  &control->pause_source);
 	if (r == 0)
 		r = io_timer_new(loop, stop_expired, control, &control->stop_timer);
 	if (r == 0)
@@ -461,16 +466,20 @@ void control_free(struct control *control)
 	unix_server_free(control->server);
 	control_dump_cancel(control);
 	control_stats_cancel(control);
+	control_pause_cancel(control);
 	while (control->clients)
 		client_free(control->clients);
 	io_source_free(control->dump_source);
 	io_source_free(control->stats_source);
+	io_source_free(control->pause_source);
 	io_source_free(control->stop_timer);
 	io_source_free(control->slow_timer);
 	if (control->dump_fd >= 0)
 		close(control->dump_fd);
 	if (control->stats_fd >= 0)
 		close(control->stats_fd);
+	if (control->pause_fd >= 0)
+		close(control->pause_fd);
 	free(control->name);
 	free(control->greeting);
 	free(control);

@@ -26,7 +26,7 @@ struct control;
 
 /*
  * What the VM does on request.
- * Context: the loop's thread, but for dump and usage: threads of their own, which may block.
+ * Context: the loop's thread, but for dump, usage and pause: threads of their own, which may block.
  */
 struct control_ops {
 	/* What the VM knows of itself; a new reference, or NULL without memory. */
@@ -44,6 +44,9 @@ struct control_ops {
 	/* As dump_write(), of the paused guest. */
 	int (*dump)(void *arg, int fd, enum dump_format format, const atomic_bool *cancel, struct errmsg *err,
 		    struct dump_result *ret);
+	/* As vm_pause() and vm_resume(); they alternate. */
+	void (*pause)(void *arg);
+	void (*resume)(void *arg);
 	/* As console_attach(). */
 	int (*console)(void *arg, int fd, const void *prefix, size_t prefix_len, const void *input,
 		       size_t input_len);
@@ -71,7 +74,7 @@ DEFINE_CLEANUP(struct control, control_free)
 /**
  * control_stop() - Press the power button, and kill the VM if it still runs after @timeout_ns.
  *
- * Of several stops the earliest time counts. For SIGTERM too. Context: the loop's thread.
+ * A VM that was paused by a client is resumed, so that the guest can do something about it. Of several stops the earliest time counts. For SIGTERM too. Context: the loop's thread.
  */
 void control_stop(struct control *control, uint64_t timeout_ns);
 

@@ -50,7 +50,8 @@ struct vcpu_set {
 	struct vcpu_set_config config;
 	atomic_bool attention;
 	pthread_mutex_t mutex;
-	pthread_cond_t changed;
+	pthread_cond_t out;   /* a vCPU has parked or left; pauses wait for it */
+	pthread_cond_t go_on; /* the last pause is over, or they shall leave; parked vCPUs wait for it */
 	unsigned pauses; /* guarded by mutex, as the next four */
 	unsigned parked;
 	unsigned running; /* threads that have not left */
@@ -198,11 +199,12 @@ static bool vcpu_attend(struct vcpu *v)
 	bool parked_once = false, go_on;
 
 	pthread_mutex_lock(&set->mutex);
-	while (set->pauses && !set->stopping) {
+	if (set->pauses && !set->stopping) {
 		parked_once = true;
 		set->parked++;
-		pthread_cond_broadcast(&set->changed);
-		pthread_cond_wait(&set->changed, &set->mutex);
+		pthread_cond_broadcast(&set->out);
+		while (set->pauses && !set->stopping)
+			pthread_cond_wait(&set->go_on, &set->mutex);
 		set->parked--;
 	}
 	go_on = !set->stopping;
@@ -252,7 +254,7 @@ static void *vcpu_main(void *arg)
 	vcpu_loop(v);
 	pthread_mutex_lock(&set->mutex);
 	set->running--;
-	pthread_cond_broadcast(&set->changed);
+	pthread_cond_broadcast(&set->out);
 	pthread_mutex_unlock(&set->mutex);
 	this_run = NULL;
 	return NULL;
@@ -293,7 +295,8 @@ int vcpu_set_new(const struct vcpu_set_config *config, const struct boot_state *
 		return -ENOMEM;
 	set->config = *config;
 	pthread_mutex_init(&set->mutex, NULL);
-	pthread_cond_init(&set->changed, NULL);
+	pthread_cond_init(&set->out, NULL);
+	pthread_cond_init(&set->go_on, NULL);
 	for (unsigned i = 0; i < config->count; i++) {
 		set->vcpus[i].set = set;
 		set->vcpus[i].index = i;
@@ -336,7 +339,8 @@ void vcpu_set_free(struct vcpu_set *set)
 		return;
 	vcpu_set_stop(set);
 	vcpu_set_drop(set);
-	pthread_cond_destroy(&set->changed);
+	pthread_cond_destroy(&set->out);
+	pthread_cond_destroy(&set->go_on);
 	pthread_mutex_destroy(&set->mutex);
 	free(set);
 }
@@ -390,7 +394,7 @@ void vcpu_set_leave(struct vcpu_set *set)
 	pthread_mutex_lock(&set->mutex);
 	set->stopping = true;
 	kick_all(set);
-	pthread_cond_broadcast(&set->changed);
+	pthread_cond_broadcast(&set->go_on);
 	pthread_mutex_unlock(&set->mutex);
 }
 
@@ -417,7 +421,7 @@ void vcpu_set_pause(struct vcpu_set *set)
 	set->pauses++;
 	kick_all(set);
 	while (set->parked < set->running)
-		pthread_cond_wait(&set->changed, &set->mutex);
+		pthread_cond_wait(&set->out, &set->mutex);
 	pthread_mutex_unlock(&set->mutex);
 }
 
@@ -427,7 +431,7 @@ void vcpu_set_resume(struct vcpu_set *set)
 	if (--set->pauses == 0) {
 		if (!set->stopping)
 			atomic_store_explicit(&set->attention, false, memory_order_release);
-		pthread_cond_broadcast(&set->changed);
+		pthread_cond_broadcast(&set->go_on);
 	}
 	pthread_mutex_unlock(&set->mutex);
 }

@@ -36,6 +36,7 @@ struct restart {
 	/* Guarded by the VM's mutex. */
 	enum restart_wish wish; /* of this boot */
 	struct errmsg why;	/* written with the wish, constant until the next one */
+	bool wanted;		/* the thread waits for the end of all pauses */
 	bool resetting;		/* no pause may begin */
 	bool quitting;		/* the VM is about to be freed */
 	uint64_t reboots;	/* boots but the first */

@@ -16,7 +16,7 @@
  * what may block: joining vCPUs (they may be draining a device), disk I/O in flight, a pause that somebody holds.
  *
  * Pauses and restarts exclude each other, like readers and a writer: a restart waits until `pauses` is 0, a pause waits while
- * `resetting`. So a dump never sees a machine that is half reset, and a guest that resets while it is paused boots when it is
+ * `resetting`, which the last resume sets for a restart that waits, lest one pause after the other come first. So a dump never sees a machine that is half reset, and a guest that resets while it is paused boots when it is
  * resumed. A pause that comes right after finds vCPUs that park before their first instruction.
  *
  * The machine is not put back into its first state register by register: KVM's VM is exchanged for a new one (kvm_renew()), so
@@ -148,13 +148,20 @@ static int boot_again(struct vm *vm, struct errmsg *err)
 /* Take the machine for the restart. Return: false when the VM is about to end. */
 static bool restart_begin(struct vm *vm)
 {
+	struct restart *rs = &vm->restart;
 	bool go;
 
 	pthread_mutex_lock(&vm->mutex);
-	while (vm->pauses && !vm->restart.quitting)
+	rs->resetting = vm->pauses == 0;
+	rs->wanted = true;
+	while (!rs->resetting && !rs->quitting)
 		pthread_cond_wait(&vm->changed, &vm->mutex);
-	go = !vm->restart.quitting;
-	vm->restart.resetting = go;
+	rs->wanted = false;
+	go = !rs->quitting;
+	if (!go) {
+		rs->resetting = false;
+		pthread_cond_broadcast(&vm->changed);
+	}
 	pthread_mutex_unlock(&vm->mutex);
 	return go;
 }

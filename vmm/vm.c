@@ -252,6 +252,8 @@ void vm_resume(struct vm *vm)
 	vcpu_set_resume(vm->vcpus);
 	pthread_mutex_lock(&vm->mutex);
 	vm->pauses--;
+	if (vm->pauses == 0 && vm->restart.wanted)
+		vm->restart.resetting = true;
 	pthread_cond_broadcast(&vm->changed);
 	pthread_mutex_unlock(&vm->mutex);
 }

@@ -23,6 +23,10 @@ struct fake_vm {
 	atomic_uint usages;
 	atomic_bool dump_go; /* the dump waits for it */
 	atomic_uint dumps_cancelled;
+	atomic_bool pause_wait; /* the pause takes as long as this is set */
+	atomic_uint pausing;	/* pauses begun */
+	atomic_uint pauses;	/* and done */
+	atomic_uint resumes;
 };
 
 static inline json_t *fake_stats(void *arg)
@@ -87,6 +91,26 @@ static inline int fake_dump(void *arg, int fd, enum dump_format format, const at
 	return pwrite_full(fd, "abc", 3, 0);
 }
 
+/* Pauses and resumes alternate. */
+static inline void fake_pause(void *arg)
+{
+	struct fake_vm *vm = arg;
+
+	atomic_fetch_add(&vm->pausing, 1);
+	while (atomic_load(&vm->pause_wait))
+		nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+	if (atomic_fetch_add(&vm->pauses, 1) != atomic_load(&vm->resumes))
+		abort();
+}
+
+static inline void fake_resume(void *arg)
+{
+	struct fake_vm *vm = arg;
+
+	if (atomic_fetch_add(&vm->resumes, 1) + 1 != atomic_load(&vm->pauses))
+		abort();
+}
+
 static inline int fake_console(void *arg, int fd, const void *prefix, size_t prefix_len, const void *input,
 			       size_t input_len)
 {
@@ -108,6 +132,8 @@ static const struct control_ops fake_ops = {
 	.balloon = fake_balloon,
 	.balloon_state = fake_balloon_state,
 	.dump = fake_dump,
+	.pause = fake_pause,
+	.resume = fake_resume,
 	.console = fake_console,
 };
 

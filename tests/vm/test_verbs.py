@@ -19,7 +19,7 @@ from sardine_test import SardineTest, Stream, no_kvm_reason, poll
 
 MIB = 1 << 20
 SCHEMA = json.loads((sardine_test.ROOT / "docs" / "stats.schema.json").read_text())
-NAMED = ("stop", "kill", "wait", "console", "stats", "balloon", "dump")
+NAMED = ("stop", "kill", "wait", "pause", "resume", "console", "stats", "balloon", "dump")
 
 
 class Verbs(SardineTest):
@@ -73,7 +73,7 @@ class Verbs(SardineTest):
         self.assertEqual(self.sardine("stats").returncode, 0)
 
     def test_usage(self):
-        for args in (["stop"], ["kill"], ["wait"], ["console"], ["dump"], ["dump", "a"], ["ps", "a"], ["stop", "a", "b"],
+        for args in (["stop"], ["kill"], ["wait"], ["pause"], ["resume"], ["pause", "a", "b"], ["resume", "--x"], ["console"], ["dump"], ["dump", "a"], ["ps", "a"], ["stop", "a", "b"],
                      ["stop", "a", "--timeout", "-1"], ["stop", "a", "--timeout", "x"], ["dump", "a", "b", "--format", "zip"],
                      ["balloon"], ["balloon", "a", "lots"], ["balloon", "a", "-1"], ["balloon", "a", "1M", "2M"],
                      ["balloon", "a", "9999999T"], ["balloon", "a", "1M", "--wait", "0"], ["balloon", "a", "--wait", "x"],
