@@ -7,9 +7,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "base/fs.h"
+#include "base/reopen.h"
 
 static const char *const level_names[] = {
 	[LOG_LEVEL_ERROR] = "error",
@@ -23,7 +25,8 @@ static struct {
 	int fd;
 	enum log_level level;
 	char tag[64];
-} sink = {.fd = STDERR_FILENO, .level = LOG_LEVEL_INFO, .tag = "sardine"};
+	struct reopen file;
+} sink = {.file = {.dir_fd = -1}, .fd = STDERR_FILENO, .level = LOG_LEVEL_INFO, .tag = "sardine"};
 
 int log_level_parse(const char *s, enum log_level *ret)
 {
@@ -43,20 +46,41 @@ const char *log_level_name(enum log_level level)
 
 int log_open(const char *path, enum log_level level, const char *tag)
 {
+	struct reopen file = REOPEN_NONE;
 	int fd = STDERR_FILENO;
 
 	if (path) {
+		int r;
+
 		/* Non-blocking: whoever reads a pipe too slowly loses lines, and stops nobody. */
 		fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
 		if (fd < 0)
 			return -errno;
+		r = reopen_hold(path, &file);
+		if (r < 0) {
+			close(fd);
+			return r;
+		}
 	}
+	reopen_done(&sink.file);
+	sink.file = file;
 	if (sink.fd != STDERR_FILENO)
 		close(sink.fd);
 	sink.fd = fd;
 	sink.level = level;
 	snprintf(sink.tag, sizeof(sink.tag), "%s", tag);
 	return 0;
+}
+
+int log_reopen(void)
+{
+	struct stat st;
+	int r;
+
+	if (sink.fd == STDERR_FILENO || fstat(sink.fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return 0;
+	r = reopen_file(&sink.file, sink.fd);
+	return r < 0 ? r : 1;
 }
 
 void log_line(enum log_level level, const char *fmt, ...)

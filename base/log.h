@@ -28,6 +28,14 @@ const char *log_level_name(enum log_level level);
  */
 int log_open(const char *path, enum log_level level, const char *tag) must_check;
 
+/**
+ * log_reopen() - Open the log's file anew by its name: it was moved away.
+ *
+ * Context: any thread.
+ * Return: 1 when it was done, 0 when the log is no regular file; or the errno of reopen_file(), and the log goes on where it is.
+ */
+int log_reopen(void) must_check;
+
 /* Writes one line with one write(2); any thread. */
 void log_line(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <termios.h>
 
 #include "base/log-limit.h"
 #include "tools/cli.h"
@@ -10,6 +11,7 @@
 #include "tools/run-cgroup.h"
 #include "tools/run-control.h"
 #include "tools/run-detach.h"
+#include "tools/run-notify.h"
 #include "tools/run-options.h"
 #include "tools/run-signals.h"
 #include "vmm/console.h"
@@ -26,6 +28,9 @@ struct run {
 	int report_fd; /* detached: to the starter; else -1 */
 	bool log_is_file;
 	bool started; /* the guest runs, or did */
+	bool on_terminal;
+	bool hangup_ignored;
+	struct run_notify notify;
 	struct rundir rundir;
 	struct rundir_name *name;
 	struct io_loop *loop;
@@ -81,6 +86,7 @@ static void stop_vm(void *arg)
 {
 	struct run *run = arg;
 
+	run_notify_send(&run->notify, "STOPPING=1\nSTATUS=stopping");
 	run_control_stop(run->control, (uint64_t)run->config->stop_timeout_s * 1000000000);
 }
 
@@ -95,7 +101,10 @@ static void on_rebooted(void *arg)
 {
 	struct run *run = arg;
 
-	log_limited(&run->reboot_lines, LOG_LEVEL_INFO, "rebooted");
+	if (log_allowed(&run->reboot_lines, LOG_LEVEL_INFO)) {
+		log_info("rebooted");
+		run_notify_send(&run->notify, "STATUS=running, rebooted");
+	}
 	run_control_rebooted(run->control);
 }
 
@@ -108,9 +117,11 @@ static void on_crashed(void *arg, const char *why, char (*registers)[VCPU_REGIST
 		return;
 	for (unsigned i = 0; i < count; i++)
 		log_error("%s", registers[i]);
-	if (restart)
+	if (restart) {
+		run_notify_send(&run->notify, "STATUS=crashed: %.200s", why);
 		log_error("the guest crashed: %s: booting it again in %llu ms", why,
 			  (unsigned long long)(space_ns / 1000000));
+	}
 }
 
 static void on_dumping(void *arg)
@@ -126,7 +137,41 @@ static const struct vm_events vm_events = {
 	.crashed = on_crashed,
 };
 
-static const struct run_signals_ops signal_ops = {.stop = stop_vm, .kill = kill_vm};
+/* Say how it went. Return: whether there was a file. */
+static bool reopened(const char *what, int r)
+{
+	if (r > 0)
+		log_info("hang-up signal: %s reopened", what);
+	else if (r < 0)
+		log_warn("hang-up signal: cannot reopen %s: %s; it goes on where it was", what, strerror(-r));
+	return r != 0;
+}
+
+/* The terminal that the VM was started on is gone: the shell passed the news on. */
+static bool terminal_gone(const struct run *run)
+{
+	struct termios t;
+
+	return run->on_terminal && tcgetattr(STDIN_FILENO, &t) < 0;
+}
+
+/*
+ * A hang-up of the terminal stops the VM: nobody would see it any more. A signal that somebody sent is for the files, if there
+ * are any.
+ */
+static bool on_hangup(void *arg, bool by_kernel)
+{
+	struct run *run = arg;
+	bool files;
+
+	if ((by_kernel || terminal_gone(run)) && !run->hangup_ignored)
+		return false;
+	files = reopened("the log", log_reopen());
+	files |= reopened("the console's file", console_reopen(run->console));
+	return files || run->config->detach || run->hangup_ignored;
+}
+
+static const struct run_signals_ops signal_ops = {.hangup = on_hangup, .stop = stop_vm, .kill = kill_vm};
 
 static int open_control(struct run *run, struct errmsg *err)
 {
@@ -153,6 +198,8 @@ static int run_prepare(struct run *run, struct errmsg *err)
 	if (r < 0)
 		return r;
 	run_signals_block();
+	run->on_terminal = config->console == CONSOLE_STDIO && isatty(STDIN_FILENO);
+	run->hangup_ignored = run_signals_hangup_ignored();
 	r = io_loop_new(&run->loop);
 	if (r < 0)
 		return r;
@@ -190,6 +237,8 @@ static int run_ended(struct run *run)
 
 	run_control_ended(run->control, vm_end_name(end), detail);
 	log_line(level, "ended: %s%s%s", vm_end_name(end), detail[0] ? ": " : "", detail);
+	run_notify_send(&run->notify, "STOPPING=1\nSTATUS=ended: %s%s%.200s", vm_end_name(end),
+			detail[0] ? ": " : "", detail);
 	return end == VM_END_POWER_OFF ? CLI_OK : CLI_FAILED;
 }
 
@@ -206,6 +255,7 @@ static int run_until_end(struct run *run, struct errmsg *err)
 		return r;
 	run->started = true;
 	log_info("running: pid %d", (int)getpid());
+	run_notify_send(&run->notify, "READY=1\nMAINPID=%d\nSTATUS=running", (int)getpid());
 	/* A starter that is gone is not told; nobody would look after this VM. */
 	if (run->report_fd >= 0 && detach_report(&run->report_fd, CLI_OK, "") < 0) {
 		log_error("whoever started this VM is gone: killing it");
@@ -226,14 +276,18 @@ static int run_vm(const char *verb, const struct vm_config *config, int report_f
 		.crash_lines = LOG_LIMIT_INIT,
 		.dump_lines = LOG_LIMIT_INIT,
 	};
-	struct errmsg err = {0};
-	int code;
-	int r = run_prepare(&run, &err);
+	struct errmsg err = {0}, notify_err = {0};
+	int code, r;
 
+	run_notify_open(&run.notify, &notify_err);
+	r = run_prepare(&run, &err);
+	if (notify_err.text[0])
+		log_warn("%s", notify_err.text);
 	if (r == 0)
 		r = run_until_end(&run, &err);
 	code = r < 0 ? run_failed(&run, r, &err) : run_ended(&run);
 	run_undo(&run);
+	run_notify_close(&run.notify);
 	return code;
 }
 

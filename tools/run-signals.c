@@ -45,8 +45,15 @@ bool run_signals_pending(void)
 	sigset_t pending;
 
 	sigpending(&pending);
-	return sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1 ||
-	       sigismember(&pending, SIGHUP) == 1;
+	return sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1;
+}
+
+bool run_signals_hangup_ignored(void)
+{
+	struct sigaction action;
+
+	return sigaction(SIGHUP, NULL, &action) == 0 && !(action.sa_flags & SA_SIGINFO) &&
+	       action.sa_handler == SIG_IGN;
 }
 
 static uint64_t now_ns(void)
@@ -65,6 +72,8 @@ static void on_signal(void *arg, uint32_t events)
 
 	(void)events;
 	if (read(s->fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
+		return;
+	if (info.ssi_signo == SIGHUP && s->ops->hangup(s->arg, info.ssi_code == SI_KERNEL))
 		return;
 	name = strsignal((int)info.ssi_signo);
 	if (s->asked_ns && now_ns() - s->asked_ns < SAME_REQUEST_NS)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Signals to a running VM: the first asks its guest to power off, the second kills it. */
+/* Signals to a running VM: the first asks its guest to power off, the second kills it; SIGHUP reopens files. */
 #ifndef SARDINE_TOOLS_RUN_SIGNALS_H
 #define SARDINE_TOOLS_RUN_SIGNALS_H
 
@@ -12,6 +12,8 @@ struct run_signals;
 
 /* What signals do to the VM. Context: the loop's thread. */
 struct run_signals_ops {
+	/* SIGHUP. @by_kernel: the terminal hung up. Return: false to have it count as a request to stop. */
+	bool (*hangup)(void *arg, bool by_kernel);
 	void (*stop)(void *arg); /* power button, and a kill when it does not help */
 	void (*kill)(void *arg);
 };
@@ -24,7 +26,10 @@ struct run_signals_ops {
  */
 void run_signals_block(void);
 
-/* One of them waits already. Context: before the loop runs. */
+/* Whoever started us wants hang-ups ignored, as nohup does. */
+bool run_signals_hangup_ignored(void);
+
+/* One of them waits already, other than a hang-up.  Context: before the loop runs. */
 bool run_signals_pending(void);
 
 /**

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "base/reopen.h"
 #include "vmm/console.h"
 #include "vmm/terminal.h"
 #include "vmm/unix-server.h"
@@ -53,6 +54,7 @@ struct console {
 	unsigned end_count;
 	struct unix_server *server;
 	bool raw;	    /* we put the terminal into raw mode */
+	struct reopen file; /* of CONSOLE_FILE */
 	char *created_path; /* of CONSOLE_FILE, when the file is new */
 
 	console_input_fn input_fn;

@@ -320,6 +320,7 @@ static int file_open(struct console_end *end, const char *path, struct errmsg *e
 	const int flags = O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC | O_NOCTTY;
 	int fd = open(path, flags | O_EXCL, 0600);
 	struct stat st;
+	int r;
 
 	if (fd >= 0)
 		end->console->created_path = strdup(path); /* NULL: an empty file may stay behind */
@@ -331,8 +332,28 @@ static int file_open(struct console_end *end, const char *path, struct errmsg *e
 	if (fd < 0)
 		return errmsg_set(err, -errno, "--console file:%s: cannot open it for writing: %s", path,
 				  strerror(errno));
+	r = reopen_hold(path, &end->console->file);
+	if (r < 0) {
+		close(fd);
+		return errmsg_set(err, r, "--console file:%s: cannot open its folder: %s", path,
+				  strerror(-r));
+	}
 	end->out.lossy = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
 	return console_out_open(end, fd, 0);
+}
+
+int console_reopen(struct console *console)
+{
+	for (struct console_end *end = console->ends; end; end = end->next) {
+		int r;
+
+		if (end->client || !end->out.lossy || end->out.fd < 0)
+			continue;
+		console_out_drain(end);
+		r = reopen_file(&console->file, end->out.fd);
+		return r < 0 ? r : 1;
+	}
+	return 0;
 }
 
 void console_discard_file(struct console *console)
@@ -386,6 +407,7 @@ int console_new(struct io_loop *loop, enum console_kind kind, const char *path, 
 	if (!console)
 		return -ENOMEM;
 	console->loop = loop;
+	console->file = REOPEN_NONE;
 	pthread_mutex_init(&console->mutex, NULL);
 	console->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (console->wake_fd < 0)
@@ -449,6 +471,7 @@ void console_free(struct console *console)
 	if (console->wake_fd >= 0)
 		close(console->wake_fd);
 	pthread_mutex_destroy(&console->mutex);
+	reopen_done(&console->file);
 	free(console->created_path);
 	free(console->ring);
 	free(console);

@@ -66,6 +66,15 @@ DEFINE_CLEANUP(struct console, console_free)
  */
 void console_discard_file(struct console *console);
 
+/**
+ * console_reopen() - Open the file of CONSOLE_FILE anew by its name: it was moved away.
+ *
+ * What the guest wrote before goes to the old one. Context: the loop's thread.
+ * Return: 1 when it was done, 0 when there is no file, or it is no regular one; or the errno of reopen_file(), and the console
+ * goes on where it is.
+ */
+int console_reopen(struct console *console) must_check;
+
 /* One byte from the guest. Context: a vCPU thread; takes a short mutex, never waits for a reader. */
 void console_output(struct console *console, uint8_t byte);
 

@@ -76,7 +76,7 @@ class Ends(RunTest):
         self.assertEnded(vm, 0, "power-off")
 
     def test_signals_press_the_button(self):
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # of files to reopen there are none here
             with self.subTest(number):
                 vm = self.probe()
                 self.obey(vm)

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Files that are appended to and may be moved away under us. */
+#include "base/reopen.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* O_NONBLOCK: a FIFO that somebody put there must not hold us up; it has no meaning for regular files. */
+#define OPEN_FLAGS (O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+
+static bool is_regular(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+int reopen_hold(const char *path, struct reopen *ret)
+{
+	const char *slash = strrchr(path, '/');
+	auto_free char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+	auto_free char *name = strdup(slash ? slash + 1 : path);
+	int fd;
+
+	if (!dir || !name)
+		return -ENOMEM;
+	if (!name[0])
+		return -EISDIR;
+	fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	*ret = (struct reopen){.dir_fd = fd, .name = TAKE_PTR(name)};
+	return 0;
+}
+
+void reopen_done(struct reopen *r)
+{
+	close_fd_p(&r->dir_fd);
+	free(r->name);
+	*r = REOPEN_NONE;
+}
+
+int reopen_file(const struct reopen *r, int fd)
+{
+	auto_fd now = -1;
+
+	if (r->dir_fd < 0 || !is_regular(fd))
+		return 0;
+	now = openat(r->dir_fd, r->name, OPEN_FLAGS, 0600);
+	if (now < 0)
+		return -errno;
+	if (!is_regular(now))
+		return -ENOTSUP;
+	return dup3(now, fd, O_CLOEXEC) < 0 ? -errno : 0;
+}
