@@ -67,11 +67,12 @@ static const struct config_part disk_parts[] = {
 		.parse = serial_parse,
 		.format = serial_format,
 	},
+	RATE_PARTS(struct disk_config, rate),
 };
 
 const struct config_object config_disk = {
 	.noun = "disk",
-	.syntax = "path=FILE[,ro][,direct=on|off][,serial=S]",
+	.syntax = "path=FILE[,ro][,direct=on|off][,serial=S][,bw=SIZE][,iops=N]",
 	.bytes = sizeof(struct disk_config),
 	.parts = disk_parts,
 	.part_count = ARRAY_SIZE(disk_parts),

@@ -32,6 +32,7 @@ struct disk_config {
 	bool read_only;
 	bool direct; /* O_DIRECT */
 	char serial[CONFIG_SERIAL_MAX + 1];
+	struct rate_config rate;
 };
 
 struct rng_config {
@@ -96,7 +97,7 @@ void vm_config_done(struct vm_config *config);
  * vm_config_set_text() - Set one option from its text on a command line.
  * @config: initialised; unchanged on failure.
  * @option: without dashes: "name", "mem", "log-file"..; "disk" adds one from
- * "path=FILE[,ro][,direct=on|off][,serial=S]", where ",," stands for a comma; a device is "on", "off" or its parts.
+ * "path=FILE[,ro][,direct=on|off][,serial=S][,bw=SIZE][,iops=N]", where ",," stands for a comma; a device is "on", "off" or its parts.
  * @text: its value: sizes as size_parse() takes them, switches "on" or "off".
  * @err: one line that names the option.
  *

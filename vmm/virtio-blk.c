@@ -16,6 +16,10 @@
  * and kicks stay off until slots come free. Slots are used last in, first out, so that a quiet disk touches
  * few of them.
  *
+ * Limits (bw=, iops=) hold requests back before anything of them is done: the chain stays in the ring, kicks stay off, and a
+ * timer looks again when the limits allow the next one. Each request counts; so do the bytes that are read, written or zeroed.
+ * A request may overdraw the limits, and the next one waits for that (vmm/token-bucket.h), so that one of any size goes through.
+ *
  * In flight means: the kernel may read or write the guest's frames at any moment, unseen by write tracking.
  * Every request passes flight_enter() before its job is started and flight_leave() when it has ended, and
  * these are the two places for a table of such frames (I2 of the design).
@@ -30,6 +34,7 @@
 #include <linux/virtio_blk.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <time.h>
 
 #include "base/size.h"
 #include "vmm/virtio-blk-engine.h"
@@ -87,6 +92,13 @@ struct virtio_blk {
 	unsigned fresh;	      /* requests[fresh..] were never used */
 	bool starved;	      /* chains may wait for a request to come free */
 	uint64_t round_bytes; /* of the requests started in this round */
+
+	struct rate_limit limit;
+	uint64_t charge;	 /* bytes of this request that count against it */
+	bool throttled;		 /* a chain waits in the ring for the timer */
+	struct io_source *timer; /* armed only while one does */
+	uint64_t (*now_ns)(void *arg);
+	void *now_arg;
 
 	struct virtio_blk_stats stats; /* the counts */
 };
@@ -157,6 +169,8 @@ static void request_start(struct virtio_blk *blk, struct blk_request *req)
 {
 	flight_enter(blk, req);
 	blk->round_bytes += req->job.bytes;
+	/* A discard moves no data. */
+	blk->charge = req->job.op == BLK_OP_DISCARD ? 0 : req->job.bytes;
 	blk_engine_start(&blk->engine, &req->job);
 }
 
@@ -312,6 +326,32 @@ static bool round_over(const struct virtio_blk *blk, unsigned taken)
 	return taken >= PLAIN_ROUND || blk->round_bytes >= PLAIN_ROUND_BYTES;
 }
 
+static uint64_t monotonic_ns(void *arg)
+{
+	struct timespec t;
+
+	(void)arg;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* Whether the chain just taken has to wait for the limits; it is back in the ring then. */
+static bool throttle(struct virtio_blk *blk, struct virtqueue *vq)
+{
+	uint64_t wait_ns;
+
+	if (!rate_limit_is_set(&blk->limit))
+		return false;
+	wait_ns = rate_limit_wait_ns(&blk->limit, blk->now_ns(blk->now_arg));
+	/* Should the timer fail, the request is early rather than never. */
+	if (wait_ns == 0 || io_timer_set(blk->timer, wait_ns) < 0)
+		return false;
+	virtqueue_unpop(vq);
+	blk->throttled = true;
+	blk->stats.throttled++;
+	return true;
+}
+
 /* Take chains until there are none, slots are out, or it is others' turn. Return: false when the device
  * broke. */
 static bool take_requests(struct virtio_blk *blk, struct virtqueue *vq, unsigned *taken)
@@ -333,8 +373,14 @@ static bool take_requests(struct virtio_blk *blk, struct virtqueue *vq, unsigned
 				virtio_mmio_break(blk->mmio, vq->broken);
 			return r == 0;
 		}
+		if (throttle(blk, vq)) {
+			request_put(blk, req);
+			return true;
+		}
 		(*taken)++;
+		blk->charge = 0;
 		why = handle_request(blk, req, &chain);
+		rate_limit_take(&blk->limit, blk->charge);
 		if (why) {
 			request_put(blk, req);
 			virtio_mmio_break(blk->mmio, why);
@@ -352,11 +398,14 @@ static void process_queue(struct virtio_blk *blk)
 	bool ok;
 
 	blk->starved = false;
+	blk->throttled = false;
 	blk->round_bytes = 0;
 	do {
 		virtqueue_kicks_off(vq);
 		ok = take_requests(blk, vq, &taken);
 		blk_engine_submit(&blk->engine);
+		if (blk->throttled)
+			break;
 		/* Slots are all taken: completions go on from here. Unless the plain engine has emptied them
 		 * already. */
 		if (ok && (round_over(blk, taken) || blk->starved)) {
@@ -382,6 +431,19 @@ static void completed(void *arg, uint32_t events)
 		process_queue(blk);
 	else
 		virtio_mmio_signal(blk->mmio, 0);
+	virtio_mmio_unlock(blk->mmio);
+}
+
+/* Context: the I/O thread. */
+static void look_again(void *arg, uint32_t events)
+{
+	struct virtio_blk *blk = arg;
+
+	(void)events;
+	virtio_mmio_lock(blk->mmio);
+	/* While it is held the chain stays where it is: the release looks at the queue. */
+	if (blk->throttled && virtio_mmio_running(blk->mmio) && !virtio_mmio_held(blk->mmio))
+		process_queue(blk);
 	virtio_mmio_unlock(blk->mmio);
 }
 
@@ -445,6 +507,9 @@ static void reset(void *dev)
 	struct virtio_blk *blk = dev;
 
 	blk->starved = false;
+	blk->throttled = false;
+	/* Should this fail, the timer finds that nothing waits. */
+	(void)!io_timer_set(blk->timer, 0);
 }
 
 static const struct virtio_device_ops blk_device_ops = {
@@ -517,6 +582,12 @@ int virtio_blk_new(const struct virtio_blk_options *options, const struct guest_
 		if (r < 0)
 			return r;
 	}
+	blk->now_ns = options->now_ns ? options->now_ns : monotonic_ns;
+	blk->now_arg = options->now_arg;
+	rate_limit_init(&blk->limit, &options->rate, blk->now_ns(blk->now_arg));
+	r = io_timer_new(loop, look_again, blk, &blk->timer);
+	if (r < 0)
+		return r;
 	r = virtio_mmio_new(&blk_device_ops, blk, mem, loop, irq, &blk->mmio);
 	if (r < 0)
 		return r;
@@ -530,6 +601,7 @@ void virtio_blk_free(struct virtio_blk *blk)
 		return;
 	blk_engine_drain(&blk->engine);
 	io_source_free(blk->completions);
+	io_source_free(blk->timer);
 	blk_engine_done(&blk->engine);
 	virtio_mmio_free(blk->mmio);
 	blk_image_close(&blk->image);

@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/errmsg.h"
+#include "vmm/token-bucket.h"
 #include "vmm/virtio-mmio.h"
 
 struct virtio_blk;
@@ -29,6 +30,9 @@ struct virtio_blk_options {
 	bool direct;	    /* O_DIRECT: the host's page cache is passed by */
 	const char *serial; /* at most 20 bytes are told to the guest; NULL: none */
 	enum blk_engine_kind engine;
+	struct rate_config rate;       /* requests above it wait in the ring */
+	uint64_t (*now_ns)(void *arg); /* NULL: CLOCK_MONOTONIC */
+	void *now_arg;
 };
 
 struct virtio_blk_stats {
@@ -40,6 +44,7 @@ struct virtio_blk_stats {
 	uint64_t read_bytes, write_bytes;
 	uint64_t misaligned; /* steps of direct=on that were copied through an aligned buffer */
 	uint64_t in_flight;
+	uint64_t throttled; /* times requests waited for the limits */
 	struct virtio_counters virtio;
 };
 

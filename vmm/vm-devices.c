@@ -144,6 +144,7 @@ static int disks_new(struct vm *vm, struct errmsg *err)
 			.read_only = disk->read_only,
 			.direct = disk->direct,
 			.serial = disk->serial[0] ? disk->serial : NULL,
+			.rate = disk->rate,
 		};
 		const struct irq_line *irq;
 		int r = next_irq(vm, &irq);

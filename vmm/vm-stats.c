@@ -58,15 +58,16 @@ static json_t *disk_json(const struct disk_config *config, struct virtio_blk *di
 	struct virtio_blk_stats s;
 
 	virtio_blk_stats(disk, &s);
-	return json_pack("{s:s, s:s, s:I, s:b, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}",
-			 "type", "block", "path", config->path, "capacity_bytes",
-			 (json_int_t)s.capacity_bytes, "read_only", (int)s.read_only, "direct", (int)s.direct,
-			 "engine", blk_engine_name(s.engine), "reads", (json_int_t)s.reads, "writes",
-			 (json_int_t)s.writes, "flushes", (json_int_t)s.flushes, "discards",
-			 (json_int_t)s.discards, "write_zeroes", (json_int_t)s.write_zeroes, "read_bytes",
-			 (json_int_t)s.read_bytes, "write_bytes", (json_int_t)s.write_bytes, "misaligned",
-			 (json_int_t)s.misaligned, "in_flight", (json_int_t)s.in_flight, "virtio",
-			 virtio_json(&s.virtio));
+	return json_pack(
+		"{s:s, s:s, s:I, s:b, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}",
+		"type", "block", "path", config->path, "capacity_bytes", (json_int_t)s.capacity_bytes,
+		"read_only", (int)s.read_only, "direct", (int)s.direct, "engine", blk_engine_name(s.engine),
+		"reads", (json_int_t)s.reads, "writes", (json_int_t)s.writes, "flushes",
+		(json_int_t)s.flushes, "discards", (json_int_t)s.discards, "write_zeroes",
+		(json_int_t)s.write_zeroes, "read_bytes", (json_int_t)s.read_bytes, "write_bytes",
+		(json_int_t)s.write_bytes, "misaligned", (json_int_t)s.misaligned, "in_flight",
+		(json_int_t)s.in_flight, "throttled", (json_int_t)s.throttled, "virtio",
+		virtio_json(&s.virtio));
 }
 
 static json_t *vsock_json(struct virtio_vsock *vsock)

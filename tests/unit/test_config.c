@@ -180,13 +180,32 @@ TEST(disks)
 	assert_true(f.config.disks[0].read_only);
 	assert_true(f.config.disks[0].direct);
 	assert_string_equal(f.config.disks[0].serial, "S1");
-	assert_int_equal(set_and_check(&f, "disk", "path=y,direct=off"), 0);
+	assert_int_equal(f.config.disks[0].rate.bytes_per_s, 0);
+	assert_int_equal(set_and_check(&f, "disk", "path=y,direct=off,bw=4M,iops=200"), 0);
+	assert_int_equal(f.config.disks[1].rate.bytes_per_s, 4 << 20);
+	assert_int_equal(f.config.disks[1].rate.ops_per_s, 200);
 	assert_false(f.config.disks[1].read_only);
 	while (f.config.disk_count < CONFIG_DISKS_MAX)
 		assert_int_equal(set_and_check(&f, "disk", "path=z"), 0);
 	assert_int_equal(set_and_check(&f, "disk", "path=one-more"), -EINVAL);
 	assert_non_null(strstr(f.err.text, "--disk path=one-more: too many disks; a VM has at most 13"));
 	assert_int_equal(f.config.disk_count, CONFIG_DISKS_MAX);
+	vm_config_done(&f.config);
+}
+
+TEST(restarts)
+{
+	struct fixture f;
+
+	begin(&f);
+	assert_int_equal(f.config.on_reboot, CONFIG_RESTART);
+	assert_int_equal(f.config.on_crash, CONFIG_EXIT);
+	assert_int_equal(set_and_check(&f, "on-reboot", "exit"), 0);
+	assert_int_equal(set_and_check(&f, "on-crash", "restart"), 0);
+	assert_int_equal(f.config.on_reboot, CONFIG_EXIT);
+	assert_int_equal(f.config.on_crash, CONFIG_RESTART);
+	assert_int_equal(set_and_check(&f, "on-crash", "again"), -EINVAL);
+	assert_non_null(strstr(f.err.text, "--on-crash again: use restart or exit"));
 	vm_config_done(&f.config);
 }
 
@@ -405,6 +424,7 @@ int main(void)
 		cmocka_unit_test(vsock),
 		cmocka_unit_test(balloon),
 		cmocka_unit_test(refused_device_changes_nothing),
+		cmocka_unit_test(restarts),
 		cmocka_unit_test(refused_json),
 		cmocka_unit_test(printed_is_taken_back),
 		cmocka_unit_test(later_wins),

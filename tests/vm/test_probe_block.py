@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Block devices, through the probe guest: what reaches the file, what the guest reads, framing, errors, reset in flight."""
 import os
+import time
 import zlib
 
 import sardine_test
@@ -198,6 +199,34 @@ class Block(ProbeTest):
             for vm in self.vms:
                 vm.close()
             os.system(f"umount {mount}")
+
+    def test_limits(self):
+        """Over two seconds, within 20 % of what was told; slower than that only as the machine is busy."""
+        for limit, count, size in (("bw=4M", 16384, 131072), ("iops=100", 1600, 4096)):
+            with self.subTest(limit):
+                image = self.image(limit[:2], 16 * MIB)
+                probe = self.probe(limit[:2], disk=f"path={image},{limit}")
+                dev = probe.device(BLOCK)
+                begun = time.monotonic()
+                probe.blk(dev, "write", count=count, size=size, seed=3)
+                took = time.monotonic() - begun
+                self.assertGreater(took, 2 * 0.8)  # 8 MiB; 200 requests
+                self.assertLess(took, 2 * 1.2 + 10)
+                self.assertGreater(probe.device_stats("block")["throttled"], 5)
+                self.assertEqual(image.read_bytes()[:count * SECTOR], pattern_sectors(3, 0, count))
+                probe.power_off()
+
+    def test_limits_hold_nobody_up(self):
+        """A pause, a reset and the end do not wait for requests that the limits hold back."""
+        probe = self.probe(cpus=2, disk=f"path={self.image()},iops=1")
+        probe.send("blk", dev=probe.device(BLOCK), op="write", count=8000, size=512)
+        poll(lambda: probe.device_stats("block")["throttled"], "requests wait")
+        begun = time.monotonic()
+        for verb in ("pause", "resume"):
+            self.assertEqual(self.sardine(verb, probe.name).returncode, 0)
+        self.assertEqual(self.sardine("kill", probe.name).returncode, 0)
+        self.assertEqual(probe.vm.wait(), 1)
+        self.assertLess(time.monotonic() - begun, 10)
 
     def test_reset_in_flight(self):
         """When the reset is through, nothing is written to guest memory any more."""
