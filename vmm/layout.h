@@ -17,6 +17,7 @@
 #define LAYOUT_LOW_END	   0x9fc00 /* end of conventional memory in the memory map */
 #define LAYOUT_ACPI	   0xe0000 /* RSDP here, where a guest finds it by scanning too */
 #define LAYOUT_ACPI_END	   0x100000
+#define LAYOUT_RESET_CODE  0xffff0 /* the tables end below; where a PC starts after a reset (vm-boot.c) */
 #define LAYOUT_HIGH_START  0x100000
 
 /* Between the end of low RAM (3 GiB) and 4 GiB. */

@@ -27,17 +27,17 @@ class Guest:
         self._channel = channel
         self._next = 1
 
-    def wait_ready(self, seconds):
+    def wait_ready(self, seconds, mark=0):
         """Waits until the agent answers on the console. Raises BootStuck when only that failed."""
         started = time.monotonic()
         while time.monotonic() - started < seconds:
-            if self._channel.wait(READY, 2):
+            if self._channel.wait(READY, 2, mark):
                 return time.monotonic() - started
-            if PANIC in self._channel.since(0):
+            if PANIC in self._channel.since(mark):
                 raise BootStuck(f"{self.name}: the guest's kernel panicked during boot; console log {self.log}")
             self.check_alive("during boot")
         self.check_alive("during boot")
-        text = self._channel.since(0)
+        text = self._channel.since(mark)
         state = "reached its initramfs but not its root disk" if b"initramfs reached" in text else \
             "wrote to its console" if text.strip() else "wrote nothing to its console"
         raise BootStuck(f"{self.name} is not ready after {seconds:.0f} s ({state}); console log {self.log}")
@@ -95,6 +95,12 @@ class Guest:
         body = base64.b64encode(command.encode()).decode()
         self._channel.send(f"# {self._next} {len(body)} {body}\n".encode())
         self._next += 1
+
+    def reboot(self, seconds):
+        """Lets the guest reboot itself, and waits for its agent."""
+        mark = self._channel.mark()
+        self.tell("sync; reboot -f")
+        return self.wait_ready(seconds, mark)
 
     def log_text(self):
         """All that the console said so far."""

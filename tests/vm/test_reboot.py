@@ -128,6 +128,17 @@ class Reboot(RebootTest):
         one.power_off()
         two.power_off()
 
+    def test_reset_vector(self):
+        """Linux without EFI resets by jumping there in real mode; the lab executes it."""
+        probe = self.probe()
+        for _ in range(2):
+            self.assertEqual(self.sardine("dump", probe.name, self.dir / "raw", "--format", "raw").returncode, 0)
+            with open(self.dir / "raw", "rb") as file:
+                file.seek(0xffff0)
+                self.assertEqual(file.read(7), bytes.fromhex("b0fee664f4ebfd"))
+            self.reboot(probe)
+        probe.power_off()
+
     def test_console_and_control_stay(self):
         """Clients stay connected; what they see goes on."""
         probe = self.probe(cpus=2)
