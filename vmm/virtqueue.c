@@ -252,7 +252,7 @@ int virtqueue_pop_ranges(struct virtqueue *vq, struct virtqueue_range *ranges, u
 	return chain_pop(vq, &(struct chain_out){.ranges = ranges, .max = max}, ret);
 }
 
-void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t written)
+void virtqueue_fill(struct virtqueue *vq, uint16_t head, uint32_t written)
 {
 	struct virtq_used_elem *elem;
 
@@ -262,7 +262,18 @@ void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t written)
 	le32_put(&elem->id, head);
 	le32_put(&elem->len, written);
 	vq->used_next++;
-	le16_put_release(&vq->used->idx, vq->used_next);
+}
+
+void virtqueue_publish(struct virtqueue *vq)
+{
+	if (vq->enabled && !vq->broken)
+		le16_put_release(&vq->used->idx, vq->used_next);
+}
+
+void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t written)
+{
+	virtqueue_fill(vq, head, written);
+	virtqueue_publish(vq);
 }
 
 bool virtqueue_should_signal(struct virtqueue *vq)

@@ -129,8 +129,8 @@ int virtqueue_pop(struct virtqueue *vq, struct iovec *iov, unsigned iov_max,
 		  struct virtqueue_chain *ret) must_check;
 
 /*
- * Leave the chain that virtqueue_pop() gave last in the ring after all: the next pop reads it anew. Nothing may have
- * been pushed or popped since.
+ * Leave the chain that virtqueue_pop() gave last in the ring after all: the next pop reads it anew. Neither it nor one
+ * popped later may have been pushed. Called again, the one before it, and so on.
  */
 void virtqueue_unpop(struct virtqueue *vq);
 
@@ -160,6 +160,10 @@ int virtqueue_pop_ranges(struct virtqueue *vq, struct virtqueue_range *ranges, u
  * is the caller's: virtqueue_should_signal(), once after a batch.
  */
 void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t written);
+
+/* virtqueue_push() in two steps, for chains that the driver must see together: fill each, publish all. */
+void virtqueue_fill(struct virtqueue *vq, uint16_t head, uint32_t written);
+void virtqueue_publish(struct virtqueue *vq);
 
 /* Whether the driver wants an interrupt for what was pushed since this was last asked. */
 bool virtqueue_should_signal(struct virtqueue *vq);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Writes the seeds of the virtio fuzz targets, good guests all: seeds_virtio virtqueue|blk|balloon|rng|vsock FOLDER. */
+/* Writes the seeds of the virtio fuzz targets, good guests all: seeds_virtio TARGET FOLDER. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -211,6 +211,37 @@ static int seeds_vsock(const char *dir)
 	return r;
 }
 
+/* Receive buffers (queue 0) and a frame with a header (queue 1), which asks for a checksum and for segments. */
+static int seed_net(const char *dir, const char *name, uint8_t features, bool table, uint32_t bytes)
+{
+	struct seed s = {.len = 0};
+
+	add_start(&s, features);
+	add_poke(&s, 0, 0x0022006400360101);
+	add_poke(&s, 8, 16);
+	for (uint8_t i = 0; i < 4; i++) {
+		add_desc(&s, 0, i, BASE_DATA, (uint16_t)(0x1000 * (i + 1)), bytes, VIRTQ_DESC_F_WRITE);
+		add(&s, STEP_OFFER, 1);
+		add(&s, 0, 1);
+		add(&s, i, 1);
+	}
+	add(&s, STEP_KICK, 1);
+	add(&s, 0, 1);
+	add_desc(&s, table ? 2 : 1, 0, BASE_DATA, 0, 12, VIRTQ_DESC_F_NEXT);
+	add_desc(&s, table ? 2 : 1, 1, BASE_DATA, 0x1000, bytes, 0);
+	if (table)
+		add_desc(&s, 1, 0, BASE_TABLE, 0, 32, VIRTQ_DESC_F_INDIRECT);
+	add_send(&s, 1);
+	add_send(&s, 1);
+	return seed_write(&s, dir, name);
+}
+
+static int seeds_net(const char *dir)
+{
+	return seed_net(dir, "plain", 1, false, 1514) | seed_net(dir, "table", 3, true, 200) |
+	       seed_net(dir, "offloads", 0x3d, false, 4000) | seed_net(dir, "small-buffers", 0x3f, true, 100);
+}
+
 /* Descriptors at 0, the available ring at 0x400, the used ring at 0x600. */
 static int seeds_virtqueue(const char *dir)
 {
@@ -243,12 +274,14 @@ int main(int argc, char **argv)
 		return seeds_blk(argv[2]);
 	if (argc == 3 && !strcmp(argv[1], "balloon"))
 		return seeds_balloon(argv[2]);
+	if (argc == 3 && !strcmp(argv[1], "net"))
+		return seeds_net(argv[2]);
 	if (argc == 3 && !strcmp(argv[1], "virtqueue"))
 		return seeds_virtqueue(argv[2]);
 	if (argc == 3 && !strcmp(argv[1], "rng"))
 		return seeds_rng(argv[2]);
 	if (argc == 3 && !strcmp(argv[1], "vsock"))
 		return seeds_vsock(argv[2]);
-	fprintf(stderr, "usage: seeds_virtio virtqueue|blk|balloon|rng|vsock FOLDER\n");
+	fprintf(stderr, "usage: seeds_virtio virtqueue|blk|balloon|net|rng|vsock FOLDER\n");
 	return 2;
 }

@@ -85,6 +85,15 @@ static void step_poke(struct driver *d, struct program *p)
 		return;
 }
 
+/* Bits 2 and up of the features operand, as features of the device. */
+static uint64_t device_features(struct driver *d, uint64_t operand)
+{
+	if (driver_read(d, REG_ID) != VIRTIO_ID_OF_NET)
+		return (operand & ~3u) << 7; /* bits 9 to 14, as far as it has them */
+	return (operand & 4 ? 3u : 0) /* checksums, both ways */ | (operand & 8 ? 7u << 7 : 0) |
+	       (operand & 16 ? 7u << 11 : 0) /* segments */ | (operand & 32 ? 1u << 15 : 0) /* merging */;
+}
+
 static void step_start(struct driver *d, struct program *p)
 {
 	uint64_t features = take(p, 1);
@@ -92,8 +101,7 @@ static void step_start(struct driver *d, struct program *p)
 	uint64_t want = (features & 1 ? VIRTIO_FEATURE_EVENT_IDX : 0) |
 			(features & 2 ? VIRTIO_FEATURE_INDIRECT_DESC : 0);
 
-	/* The rest are bits 9 to 14 of the device, as far as it has them. */
-	want |= (features & ~3u) << 7 | take(p, 1);
+	want |= device_features(d, features) | take(p, 1);
 	driver_write(d, REG_FEATURES_SEL, 0);
 	if (!driver_start(d, want & driver_read(d, REG_FEATURES), size))
 		return;

@@ -544,6 +544,37 @@ static void set_ups(void **state)
 	}
 }
 
+/* Chains that belong together are published at once; those put back come again, as they are then. */
+static void together_or_back(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t len = 0;
+
+	for (uint16_t i = 0; i < 4; i++) {
+		driver_desc(f->q, i, DRIVER_DATA + i * 0x100u, 10u + i, WRITE, 0);
+		driver_offer(f->q, i);
+		assert_int_equal(pop(f), 1);
+	}
+	virtqueue_unpop(&f->vq);
+	virtqueue_unpop(&f->vq);
+	virtqueue_fill(&f->vq, 0, 1);
+	virtqueue_fill(&f->vq, 1, 2);
+	assert_int_equal(driver_take(f->q, NULL), UINT32_MAX);
+	virtqueue_publish(&f->vq);
+	assert_int_equal(driver_take(f->q, NULL), 0);
+	assert_int_equal(driver_take(f->q, &len), 1);
+	assert_int_equal(len, 2);
+	assert_true(virtqueue_should_signal(&f->vq));
+	assert_true(virtqueue_kicks_on(&f->vq));
+	driver_desc(f->q, 2, DRIVER_DATA, 99, WRITE, 0);
+	assert_int_equal(pop(f), 1);
+	assert_int_equal(f->chain.head, 2);
+	assert_int_equal(f->chain.writable_bytes, 99);
+	assert_int_equal(pop(f), 1);
+	assert_int_equal(f->chain.head, 3);
+	assert_int_equal(pop(f), 0);
+}
+
 static void iov_helpers(void **state)
 {
 	char a[4] = "abc", b[8] = "defghij", out[16] = {0};
@@ -574,7 +605,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(pops_and_pushes),	  T(unpops),	    T(indirect_tables),		  T(indices_wrap),
 		T(a_full_ring),		  T(kicks),	    T(interrupts_with_event_idx), T(set_ups),
-		T(interrupts_with_flags), T(hostile_rings), T(chains_above_4_gib),	  T(iov_helpers),
+		T(interrupts_with_flags), T(hostile_rings), T(chains_above_4_gib),	  T(together_or_back),
+		T(iov_helpers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

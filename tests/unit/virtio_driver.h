@@ -18,6 +18,7 @@
 #define DRIVER_DATA   0x400000u
 
 /* Registers that tests name. */
+#define REG_ID		 0x008
 #define REG_FEATURES	 0x010
 #define REG_FEATURES_SEL 0x014
 #define REG_DRIVER_FEAT	 0x020
