@@ -24,6 +24,8 @@ static const struct argp_option options[] = {
 	ROW("cpus", "N", "vCPUs, 1 to 32 (1)"),
 	ROW("disk", "path=FILE[,ro][,direct=on|off][,serial=S][,bw=SIZE][,iops=N]",
 	    "a raw disk image; once per disk"),
+	ROW("net", "tap=NAME|tap-fd=N[,mac=MAC][,mtu=N][,bw=SIZE][,iops=N]",
+	    "a network device on a tap; once per device"),
 	ROW("console", "stdio|none|file:PATH|unix:PATH", "where the serial port goes (stdio)"),
 	ROW("mergeable", "on|off", "let the kernel's KSM merge this VM's memory (off)"),
 	ROW("kaslr", "on|off", "let the kernel choose its own addresses; shares less (off)"),
@@ -55,6 +57,7 @@ static const struct argp_option options[] = {
 /* What argp saw, applied later: --config comes first wherever it stands. */
 struct given {
 	int key;
+	const char *name;
 	const char *arg;
 };
 
@@ -63,23 +66,25 @@ struct parse {
 	size_t count;
 };
 
-static const struct argp_option *option_find(int key)
+/* The name of a row; NULL: argp asks about something else. */
+static const char *option_name(int key)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
 		if (options[i].key == key)
-			return &options[i];
+			return options[i].name;
 	return NULL;
 }
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
+	const struct argp_option *option = option_find(key);
 	struct parse *parse = state->input;
 
 	if (key == ARGP_KEY_ARG)
 		argp_error(state, "%s: not an option; a VM is named with --name", arg);
-	if (key < OPT_DRY_RUN || !option_find(key))
+	if (key < OPT_DRY_RUN || !option)
 		return ARGP_ERR_UNKNOWN;
-	parse->given[parse->count++] = (struct given){.key = key, .arg = arg};
+	parse->given[parse->count++] = (struct given){.key = key, .name = option->name, .arg = arg};
 	return 0;
 }
 
@@ -98,7 +103,7 @@ static int apply(const struct given *given, struct run_options *o, struct errmsg
 		o->json = true;
 		return 0;
 	default:
-		return vm_config_set_text(&o->config, option_find(given->key)->name, given->arg, err);
+		return vm_config_set_text(&o->config, given->name, given->arg, err);
 	}
 }
 

@@ -8,22 +8,6 @@
 #include "vmm/vsock-host.h"
 #include "vmm/vsock-packet.h"
 
-#define PART(type_, name_, kind_, member_)                                                                   \
-	{                                                                                                    \
-		.name = name_, .kind = CONFIG_PART_##kind_, .offset = offsetof(type_, member_)               \
-	}
-
-/* The limits of a device, "bw=SIZE,iops=N". */
-#define RATE_PARTS(type_, member_)                                                                           \
-	{.name = "bw",                                                                                       \
-	 .kind = CONFIG_PART_SIZE,                                                                           \
-	 .offset = offsetof(type_, member_.bytes_per_s),                                                     \
-	 .max = TOKEN_RATE_MAX},                                                                             \
-	{                                                                                                    \
-		.name = "iops", .kind = CONFIG_PART_COUNT, .offset = offsetof(type_, member_.ops_per_s),     \
-		.max = TOKEN_RATE_MAX                                                                        \
-	}
-
 /* Return: 0 or -EINVAL. What the guest sees in /sys/block/vdX/serial. */
 static int serial_parse(void *member, const char *label, const char *text, struct errmsg *err)
 {

@@ -36,11 +36,32 @@ struct config_key {
 extern const struct config_key config_keys[];
 extern const size_t config_key_count;
 
+/* A row of a table of parts. */
+#define PART(type_, name_, kind_, member_)                                                                   \
+	{                                                                                                    \
+		.name = name_, .kind = CONFIG_PART_##kind_, .offset = offsetof(type_, member_)               \
+	}
+
+/* The limits of a device, "bw=SIZE,iops=N". */
+#define RATE_PARTS(type_, member_)                                                                           \
+	{.name = "bw",                                                                                       \
+	 .kind = CONFIG_PART_SIZE,                                                                           \
+	 .offset = offsetof(type_, member_.bytes_per_s),                                                     \
+	 .max = TOKEN_RATE_MAX},                                                                             \
+	{                                                                                                    \
+		.name = "iops", .kind = CONFIG_PART_COUNT, .offset = offsetof(type_, member_.ops_per_s),     \
+		.max = TOKEN_RATE_MAX                                                                        \
+	}
+
 /* The kinds of structured options (config-devices.c). */
 extern const struct config_object config_disk;
+extern const struct config_object config_net; /* config-net.c */
 extern const struct config_object config_vsock;
 extern const struct config_object config_rng;
 extern const struct config_object config_balloon;
+
+/* What only all network devices together can show: a tap or an address that is given twice. */
+int config_check_nets(const struct vm_config *config, struct errmsg *err) must_check;
 
 const struct config_key *config_key_find(const char *name);
 

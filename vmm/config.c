@@ -45,6 +45,7 @@ const struct config_key config_keys[] = {
 	KEY("mem", "--mem", SIZE, mem_bytes),
 	KEY("cpus", "--cpus", COUNT, cpus),
 	LIST("disks", "--disk", disk, config_disk, CONFIG_DISKS_MAX),
+	LIST("nets", "--net", net, config_net, CONFIG_NETS_MAX),
 	KEY("console", "--console", CONSOLE, console),
 	KEY("mergeable", "--mergeable", SWITCH, mergeable),
 	KEY("kaslr", "--kaslr", SWITCH, kaslr),
@@ -424,6 +425,8 @@ int vm_config_check(const struct vm_config *config, struct errmsg *err)
 			       CONFIG_STOP_TIMEOUT_MAX_S);
 	if (r == 0)
 		r = check_devices(config, err);
+	if (r == 0)
+		r = config_check_nets(config, err);
 	if (r == 0)
 		r = check_balloon(config, err);
 	if (r == 0)

@@ -16,6 +16,9 @@
 #define CONFIG_NAME_MAX	  63 /* letters, digits, '-', '_', '.'; starts with a letter or digit */
 #define CONFIG_SERIAL_MAX 20 /* virtio 1.2, 5.2.6.1: the device ID string */
 #define CONFIG_DISKS_MAX  (LAYOUT_VIRTIO_MAX - 1)
+#define CONFIG_NETS_MAX	  8
+#define CONFIG_TAP_MAX	  15 /* linux/if.h: IFNAMSIZ with its NUL */
+#define CONFIG_MAC_BYTES  6
 /* Longest configuration file that is read: some 50 times what every option at its longest takes. */
 #define CONFIG_FILE_MAX		    ((size_t)1 << 20)
 #define CONFIG_STATS_INTERVAL_MAX_S 86400
@@ -33,6 +36,14 @@ struct disk_config {
 	bool direct; /* O_DIRECT */
 	char serial[CONFIG_SERIAL_MAX + 1];
 	struct rate_config rate;
+};
+
+struct net_config {
+	char tap[CONFIG_TAP_MAX + 1];  /* "": handed in as tap_fd */
+	uint64_t tap_fd;	       /* 0: opened by name */
+	uint8_t mac[CONFIG_MAC_BYTES]; /* zeroes: derived from the VM's name */
+	uint64_t mtu;		       /* 0: the tap's, if it is known */
+	struct rate_config rate;       /* of each direction; an operation is a frame */
 };
 
 struct rng_config {
@@ -66,6 +77,8 @@ struct vm_config {
 	unsigned cpus;
 	struct disk_config disks[CONFIG_DISKS_MAX];
 	size_t disk_count;
+	struct net_config nets[CONFIG_NETS_MAX];
+	size_t net_count;
 	enum console_kind console;
 	bool console_chosen; /* asked for, not the default */
 	char *console_path;  /* of CONSOLE_FILE and CONSOLE_UNIX */
@@ -97,7 +110,7 @@ void vm_config_done(struct vm_config *config);
  * vm_config_set_text() - Set one option from its text on a command line.
  * @config: initialised; unchanged on failure.
  * @option: without dashes: "name", "mem", "log-file"..; "disk" adds one from
- * "path=FILE[,ro][,direct=on|off][,serial=S][,bw=SIZE][,iops=N]", where ",," stands for a comma; a device is "on", "off" or its parts.
+ * "path=FILE[,ro][,direct=on|off][,serial=S][,bw=SIZE][,iops=N]", where ",," stands for a comma, "net" likewise; a device is "on", "off" or its parts.
  * @text: its value: sizes as size_parse() takes them, switches "on" or "off".
  * @err: one line that names the option.
  *
@@ -113,7 +126,7 @@ int vm_config_set_text(struct vm_config *config, const char *option, const char 
  * @source: the file's name, for messages.
  * @err: names the key. Unknown keys and wrong types are errors.
  *
- * null leaves a key as it is; "disks" replaces the disks there are.
+ * null leaves a key as it is; "disks" and "nets" replace those there are.
  *
  * Return: 0 or -EINVAL, -ENOMEM.
  */

@@ -25,13 +25,13 @@ struct net_header {
 _Static_assert(sizeof(struct net_header) == 12 && TAP_HEADER_BYTES == 12, "virtio 1.2, 5.1.6");
 
 /* virtio 1.2, 5.1.4, as far as the features offered reach. */
-struct net_config {
+struct net_config_space {
 	uint8_t mac[VIRTIO_NET_MAC_BYTES];
 	le16_t status;
 	le16_t max_virtqueue_pairs;
 	le16_t mtu;
 };
-_Static_assert(sizeof(struct net_config) == 12, "virtio 1.2, 5.1.4");
+_Static_assert(sizeof(struct net_config_space) == 12, "virtio 1.2, 5.1.4");
 
 /* The longest frame, before it is cut into segments: IPv6's 40 + 65535 bytes behind an Ethernet header with two VLAN tags
  * are 65597. */
@@ -73,7 +73,7 @@ struct virtio_net {
 	struct io_source *timer;  /* NULL: no rate limit */
 	struct rate_limit limits[NET_QUEUES];
 	uint64_t resume_ns[NET_QUEUES]; /* 0: not throttled */
-	struct net_config config;
+	struct net_config_space config;
 	uint64_t features; /* negotiated, without those that lack what they need */
 	struct net_rx rx;
 	struct virtio_net_stats stats;

@@ -192,7 +192,7 @@ static enum rx_step step(struct virtio_net *net, struct virtqueue *vq, uint64_t 
 		return RX_EMPTY;
 	}
 	*ret_bytes += (uint64_t)n;
-	rate_limit_take(&net->limits[NET_RX], (uint64_t)n);
+	rate_limit_take(&net->limits[NET_RX], n > TAP_HEADER_BYTES ? (uint64_t)n - TAP_HEADER_BYTES : 0);
 	if (n < TAP_HEADER_BYTES + NET_FRAME_MIN) {
 		net->stats.rx_errors++;
 	} else if (n > NET_MESSAGE_MAX) {

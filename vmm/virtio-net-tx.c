@@ -95,6 +95,7 @@ static enum tx_step step(struct virtio_net *net, struct virtqueue *vq, uint64_t 
 	struct virtqueue_chain chain;
 	struct net_header guest;
 	const char *why = NULL;
+	uint32_t frame_bytes;
 	int r = virtqueue_pop(vq, frame, NET_QUEUE_SIZE, &chain);
 
 	if (r == 0)
@@ -111,14 +112,15 @@ static enum tx_step step(struct virtio_net *net, struct virtqueue *vq, uint64_t 
 	}
 	iov_copy_out(frame, chain.readable, 0, &guest, sizeof(guest));
 	iov_trim_front(&frame, &chain.readable, sizeof(guest));
-	if (!send_frame(net, frame, chain.readable, chain.readable_bytes - (uint32_t)sizeof(guest), &guest)) {
+	frame_bytes = chain.readable_bytes - (uint32_t)sizeof(guest);
+	if (!send_frame(net, frame, chain.readable, frame_bytes, &guest)) {
 		virtqueue_unpop(vq);
 		return TX_BLOCKED;
 	}
 	virtqueue_push(vq, chain.head, 0);
 	virtio_mmio_count_requests(net->mmio, 1);
-	rate_limit_take(&net->limits[NET_TX], chain.readable_bytes);
-	*ret_bytes += chain.readable_bytes;
+	rate_limit_take(&net->limits[NET_TX], frame_bytes);
+	*ret_bytes += frame_bytes;
 	return TX_MOVED;
 }
 

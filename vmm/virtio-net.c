@@ -192,7 +192,7 @@ static int config_write(void *dev, uint32_t offset, const uint8_t *data, uint32_
 {
 	(void)dev;
 	(void)data;
-	return range_fits(offset, len, sizeof(struct net_config)) ? 0 : -EINVAL;
+	return range_fits(offset, len, sizeof(struct net_config_space)) ? 0 : -EINVAL;
 }
 
 /* Which feature is nothing without one of which others (virtio 1.2, 5.1.3.1). */
@@ -281,6 +281,8 @@ static void config_init(struct virtio_net *net, const struct virtio_net_options 
 	le16_put(&net->config.status, VIRTIO_NET_S_LINK_UP);
 	le16_put(&net->config.max_virtqueue_pairs, 1);
 	le16_put(&net->config.mtu, (uint16_t)options->mtu);
+	memcpy(net->stats.mac, options->mac, sizeof(net->stats.mac));
+	net->stats.mtu = options->mtu;
 	net->stats.link = true;
 	for (unsigned i = 0; i < NET_QUEUES; i++)
 		rate_limit_init(&net->limits[i], &options->rate, now_ns());

@@ -26,7 +26,9 @@ struct virtio_net_options {
 
 /* Frames and their bytes, without the virtio-net header; rx is towards the guest. */
 struct virtio_net_stats {
-	bool link; /* false: the tap is gone */
+	uint8_t mac[VIRTIO_NET_MAC_BYTES];
+	unsigned mtu; /* told to the guest; 0: none was */
+	bool link;    /* false: the tap is gone */
 	uint64_t rx_packets, rx_bytes;
 	uint64_t tx_packets, tx_bytes;
 	uint64_t rx_dropped_long;    /* longer than the guest's buffers can be */

@@ -2,6 +2,8 @@
 /* The devices of a VM: made, given their interrupt lines and kicks, put on their buses. */
 #include "vmm/vm-internal.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "vmm/console.h"
@@ -161,6 +163,63 @@ static int disks_new(struct vm *vm, struct errmsg *err)
 	return 0;
 }
 
+/* The tap of a network device, and the MTU that the guest is told (0: none). */
+static int net_tap(const struct net_config *net, struct errmsg *err, struct tap *ret, unsigned *ret_mtu)
+{
+	char label[64];
+	int r;
+
+	if (net->tap[0]) {
+		snprintf(label, sizeof(label), "--net tap=%s", net->tap);
+		r = tap_open(net->tap, label, err, ret);
+	} else {
+		snprintf(label, sizeof(label), "--net tap-fd=%u", (unsigned)net->tap_fd);
+		r = tap_adopt((int)net->tap_fd, label, err, ret);
+	}
+	if (r < 0)
+		return r;
+	*ret_mtu = net->mtu ? (unsigned)net->mtu : ret->mtu;
+	if (net->mtu && ret->mtu && net->mtu > ret->mtu) {
+		r = errmsg_set(err, -EINVAL, "%s: mtu=%u, but the tap has %u; ip link set %s mtu %u", label,
+			       (unsigned)net->mtu, ret->mtu, net->tap, (unsigned)net->mtu);
+		tap_done(ret);
+	}
+	return r;
+}
+
+static int net_new(struct vm *vm, unsigned i, struct errmsg *err)
+{
+	const struct net_config *net = &vm->config->nets[i];
+	struct virtio_net_options options = {.rate = net->rate};
+	static const uint8_t none[CONFIG_MAC_BYTES];
+	cleanup(tap_done) struct tap tap = {.fd = -1};
+	const struct irq_line *irq;
+	int r = next_irq(vm, &irq);
+
+	if (r < 0)
+		return r;
+	r = net_tap(net, err, &tap, &options.mtu);
+	if (r < 0)
+		return r;
+	if (memcmp(net->mac, none, sizeof(none)) == 0)
+		virtio_net_default_mac(vm->config->name, i, options.mac);
+	else
+		memcpy(options.mac, net->mac, sizeof(options.mac));
+	r = virtio_net_new(&options, &tap, vm->mem, vm->loop, irq, &vm->nets[i]);
+	if (r < 0)
+		return r;
+	return transport_attach(vm, virtio_net_mmio(vm->nets[i]));
+}
+
+static int nets_new(struct vm *vm, struct errmsg *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < vm->config->net_count && r == 0; i++)
+		r = net_new(vm, i, err);
+	return r;
+}
+
 static int vsock_attach(struct vm *vm, struct errmsg *err)
 {
 	const struct virtio_vsock_options options = {
@@ -232,6 +291,8 @@ int vm_devices_new(struct vm *vm, struct errmsg *err)
 	if (r == 0)
 		r = disks_new(vm, err);
 	if (r == 0)
+		r = nets_new(vm, err);
+	if (r == 0)
 		r = vsock_attach(vm, err);
 	if (r == 0)
 		r = rng_attach(vm);
@@ -257,6 +318,8 @@ void vm_devices_free(struct vm *vm)
 	virtio_balloon_free(vm->balloon);
 	virtio_rng_free(vm->rng);
 	virtio_vsock_free(vm->vsock);
+	for (size_t i = vm->config->net_count; i-- > 0;)
+		virtio_net_free(vm->nets[i]);
 	for (size_t i = vm->config->disk_count; i-- > 0;)
 		virtio_blk_free(vm->disks[i]);
 	console_set_input(vm->console, NULL, NULL);

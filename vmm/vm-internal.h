@@ -22,6 +22,7 @@
 #include "vmm/virtio-balloon.h"
 #include "vmm/virtio-blk.h"
 #include "vmm/virtio-mmio.h"
+#include "vmm/virtio-net.h"
 #include "vmm/virtio-rng.h"
 #include "vmm/virtio-vsock.h"
 #include "vmm/vm.h"
@@ -83,11 +84,12 @@ struct vm {
 	struct pvpanic *pvpanic;
 	struct io_source *button_timer; /* armed while the guest has not taken a press of the button */
 
-	/* Virtio devices in the order of their slots: the disks, vsock, random numbers, then the balloon. */
+	/* Virtio devices in the order of their slots: the disks, network devices, vsock, random numbers, then the balloon. */
 	struct irq_line virtio_irqs[LAYOUT_VIRTIO_MAX];
 	struct virtio_mmio *transports[LAYOUT_VIRTIO_MAX]; /* borrowed from the devices */
 	size_t transport_count;
 	struct virtio_blk *disks[CONFIG_DISKS_MAX];
+	struct virtio_net *nets[CONFIG_NETS_MAX];
 	struct virtio_vsock *vsock;
 	struct virtio_rng *rng;
 	struct virtio_balloon *balloon;

@@ -2,6 +2,7 @@
 /* What the VM itself knows for `stats`: state, boot, vCPUs, devices. Memory figures come from the kernel
  * (stats/). */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "vmm/vm-internal.h"
@@ -67,6 +68,28 @@ static json_t *disk_json(const struct disk_config *config, struct virtio_blk *di
 		(json_int_t)s.write_zeroes, "read_bytes", (json_int_t)s.read_bytes, "write_bytes",
 		(json_int_t)s.write_bytes, "misaligned", (json_int_t)s.misaligned, "in_flight",
 		(json_int_t)s.in_flight, "throttled", (json_int_t)s.throttled, "virtio",
+		virtio_json(&s.virtio));
+}
+
+static json_t *net_json(struct virtio_net *net)
+{
+	struct virtio_net_stats s;
+	char mac[3 * VIRTIO_NET_MAC_BYTES];
+
+	virtio_net_stats(net, &s);
+	snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", s.mac[0], s.mac[1], s.mac[2], s.mac[3],
+		 s.mac[4], s.mac[5]);
+	return json_pack(
+		"{s:s, s:s, s:s, s:I, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+		"s:I, s:o}",
+		"type", "net", "tap", virtio_net_tap_name(net), "mac", mac, "mtu", (json_int_t)s.mtu, "link",
+		(int)s.link, "rx_packets", (json_int_t)s.rx_packets, "rx_bytes", (json_int_t)s.rx_bytes,
+		"tx_packets", (json_int_t)s.tx_packets, "tx_bytes", (json_int_t)s.tx_bytes, "rx_dropped_long",
+		(json_int_t)s.rx_dropped_long, "rx_dropped_offload", (json_int_t)s.rx_dropped_offload,
+		"rx_errors", (json_int_t)s.rx_errors, "tx_dropped_header", (json_int_t)s.tx_dropped_header,
+		"tx_dropped_length", (json_int_t)s.tx_dropped_length, "tx_dropped_tap",
+		(json_int_t)s.tx_dropped_tap, "rx_waits", (json_int_t)s.rx_waits, "tx_waits",
+		(json_int_t)s.tx_waits, "throttled", (json_int_t)s.throttled, "virtio",
 		virtio_json(&s.virtio));
 }
 
@@ -173,6 +196,8 @@ static json_t *devices_json(const struct vm *vm)
 
 	for (size_t i = 0; i < vm->config->disk_count && r == 0; i++)
 		r = json_array_append_new(list, disk_json(&vm->config->disks[i], vm->disks[i]));
+	for (size_t i = 0; i < vm->config->net_count && r == 0; i++)
+		r = json_array_append_new(list, net_json(vm->nets[i]));
 	if (vm->vsock && r == 0)
 		r = json_array_append_new(list, vsock_json(vm->vsock));
 	if (vm->rng && r == 0)

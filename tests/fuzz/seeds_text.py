@@ -7,18 +7,21 @@ import struct
 import sys
 
 DISKS = [{"path": "/a,b.img", "ro": True, "direct": False, "serial": "S1"}, {"path": "c", "serial": None}]
+NETS = [{"tap": "t0", "mac": "52:54:00:12:34:56", "mtu": 1400, "bw": "1M", "iops": 9}, {"tap_fd": 5, "mac": None}]
 CONFIG = {"name": "web1", "kernel": "/boot/vmlinuz", "initrd": "initrd.img", "cmdline": "console=ttyS0 quiet",
-          "mem": "512M", "cpus": 2, "disks": DISKS, "console": "unix:/run/c", "mergeable": True, "kaslr": False,
+          "mem": "512M", "cpus": 2, "disks": DISKS, "nets": NETS, "console": "unix:/run/c", "mergeable": True, "kaslr": False,
           "balloon": True, "detach": True, "stop_timeout": 5, "cgroup": "/sys/fs/cgroup/x", "log_file": "l",
           "log_level": "debug", "cache_dir": "/c"}
 OPTIONS = ["name web1", "kernel /boot/vmlinuz", "initrd i", "cmdline a b", "mem 1G", "cpus 4",
-           "disk path=/a,,b,ro,direct=on,serial=S", "disk path=b", "console stdio", "console none", "console file:/x",
+           "disk path=/a,,b,ro,direct=on,serial=S", "disk path=b", "net tap=t0,mac=52:54:00:12:34:56,mtu=1400,bw=1M,iops=9",
+           "net tap-fd=5", "console stdio", "console none", "console file:/x",
            "console unix:y", "mergeable on", "kaslr off", "balloon off", "detach on", "stop-timeout 9", "cgroup /g",
            "log-file /l", "log-level warn", "cache-dir /c"]
 
 
 def config_json():
     wrong = [{"name": ""}, {"cpus": "2"}, {"mem": True}, {"disks": 1}, {"disks": [1]}, {"disks": [{}]}, {"nothing": 1},
+             {"nets": [{"tap": "t", "tap_fd": 3}]}, {"nets": [{"tap": "t", "mac": "01:00:00:00:00:00"}]},
              {"disks": [{"path": 1}]}, {"disks": [{"path": "a", "ro": 1}]}, {"disks": [{"path": "a", "x": 1}]},
              {"console": "tty"}, {"console": "file:"}, {"log_level": "loud"}, {"kernel": ""}, {"mergeable": "on"}, [1]]
     seeds = {"all": json.dumps(CONFIG), "few": json.dumps({"name": "a", "kernel": "k", "mem": 1 << 30}),
@@ -31,7 +34,8 @@ def config_json():
 
 def config_text():
     seeds = {"all": "\n".join(OPTIONS)} | {o.split()[0] + str(i): o for i, o in enumerate(OPTIONS)}
-    wrong = ["mem 12Q", "mem 99999999999999T", "cpus -1", "disk ro", "disk path=a,serial=", "disk path=a,direct=x",
+    wrong = ["mem 12Q", "net tap=a/b", "net tap=t,mac=1:2", "net tap=t,mtu=1", "mem 99999999999999T", "cpus -1",
+             "disk ro", "disk path=a,serial=", "disk path=a,direct=x",
              "disk path=a,serial=" + "s" * 30, "name " + "n" * 80, "console x", "console file:", "log-level x", "no 1",
              "kernel", "balloon maybe", "cpus 99", "mem 1", "mem 5000", "mem 99999G", "stop-timeout 999999",
              "name .x", "name a/b", "cmdline " + "c" * 4100]

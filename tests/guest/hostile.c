@@ -118,7 +118,10 @@ static void ring_storm(const struct command *c)
 
 	if (!d)
 		return;
-	queues = d->id == VIRTIO_ID_VSOCK ? 3 : d->id == VIRTIO_ID_BALLOON ? QUEUES_MAX : 1;
+	queues = d->id == VIRTIO_ID_VSOCK     ? 3
+		 : d->id == VIRTIO_ID_BALLOON ? QUEUES_MAX
+		 : d->id == VIRTIO_ID_NET     ? 2
+					      : 1;
 	own = d->id == VIRTIO_ID_BALLOON ? BALLOON_FEATURES : 0;
 	random_state = arg(c, "seed", 1) << 32;
 	for (uint64_t i = 0; i < rounds; i++) {

@@ -188,8 +188,8 @@ struct verb {
 	void (*run)(const struct command *c);
 };
 
-extern const struct verb memory_verbs[], blk_verbs[], balloon_verbs[], rng_verbs[], vsock_verbs[],
-	hostile_verbs[], virtio_verbs[], machine_verbs[];
+extern const struct verb memory_verbs[], blk_verbs[], net_verbs[], balloon_verbs[], rng_verbs[],
+	vsock_verbs[], hostile_verbs[], virtio_verbs[], machine_verbs[];
 
 /* ---- other CPUs ---- */
 

@@ -5,6 +5,7 @@
 
 #include "probe.h"
 
+#define VIRTIO_ID_NET	  1
 #define VIRTIO_ID_BLOCK	  2
 #define VIRTIO_ID_RNG	  4
 #define VIRTIO_ID_BALLOON 5

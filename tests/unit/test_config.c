@@ -226,6 +226,45 @@ TEST(random_numbers)
 	vm_config_done(&f.config);
 }
 
+TEST(network)
+{
+	struct fixture f;
+	static const uint8_t mac[6] = {0x52, 0x54, 0, 0xab, 0xcd, 0xef};
+
+	begin(&f);
+	assert_int_equal(set_and_check(&f, "net", "tap=t0,mac=52:54:00:AB:cd:ef,mtu=9000,bw=1G,iops=7"), 0);
+	assert_string_equal(f.config.nets[0].tap, "t0");
+	assert_memory_equal(f.config.nets[0].mac, mac, 6);
+	assert_int_equal(f.config.nets[0].mtu, 9000);
+	assert_int_equal(f.config.nets[0].rate.bytes_per_s, GIB);
+	assert_int_equal(f.config.nets[0].rate.ops_per_s, 7);
+	assert_int_equal(set_and_check(&f, "net", "tap-fd=3,mtu=68"), 0);
+	assert_int_equal(f.config.nets[1].tap_fd, 3);
+	assert_int_equal(set_and_check(&f, "net", "tap=fifteen-letters,mtu=65535"), 0);
+	assert_int_equal(set_and_check(&f, "net", "tap-fd=3"), -EINVAL);
+	assert_non_null(strstr(f.err.text, "--net tap-fd=3: given twice"));
+	vm_config_done(&f.config);
+}
+
+/* A line of the interrupt controller for each device. */
+TEST(devices_are_counted)
+{
+	struct fixture f;
+	char text[16];
+
+	begin(&f);
+	for (unsigned i = 0; i < CONFIG_NETS_MAX; i++) {
+		snprintf(text, sizeof(text), "tap=t%u", i);
+		assert_int_equal(set_and_check(&f, "net", text), 0);
+	}
+	/* With random numbers and a balloon there is room for 4 disks. */
+	for (unsigned i = 0; i < LAYOUT_VIRTIO_MAX - CONFIG_NETS_MAX - 2; i++)
+		assert_int_equal(set_and_check(&f, "disk", "path=x"), 0);
+	assert_int_equal(set_and_check(&f, "disk", "path=x"), -EINVAL);
+	assert_non_null(strstr(f.err.text, "15 devices"));
+	vm_config_done(&f.config);
+}
+
 TEST(vsock)
 {
 	struct fixture f;
@@ -308,6 +347,10 @@ TEST(refused_json)
 		{"{\"disks\": [{\"path\": \"a\", \"ro\": 1}]}", "disks[0].ro: must be true or false"},
 		{"{\"disks\": [{\"path\": \"a\", \"cache\": 1}]}", "disks[0].cache: no such key"},
 		{"{\"disks\": [{\"path\": \"a\", \"serial\": \"\"}]}", "serial \"\" has 0 bytes"},
+		{"{\"nets\": [{}]}", "x.json: nets[0]: no tap"},
+		{"{\"nets\": [{\"tap\": 1}]}", "nets[0].tap: must be a string"},
+		{"{\"nets\": [{\"tap_fd\": \"3\"}]}", "nets[0].tap_fd: must be a whole number"},
+		{"{\"nets\": [{\"tap\": \"t\", \"mac\": \"x\"}]}", "nets[0].mac x: not six bytes"},
 		{"{\"console\": \"tty\"}", "x.json: console tty: no such kind"},
 		{"{\"detach\": true, \"console\": \"stdio\"}", "--console stdio does not go with --detach"},
 	};
@@ -339,7 +382,9 @@ TEST(printed_is_taken_back)
 			"\"cgroup\": \"c\", \"log_level\": \"debug\","
 			" \"log_file\": null, \"detach\": true, \"stop_timeout\": 3, \"cmdline\": \"q\\\"\","
 			" \"disks\": [{\"path\": \"d\", \"ro\": true, \"direct\": true, \"serial\": \"S\"},"
-			"             {\"path\": \"/e,f\"}]}"),
+			"             {\"path\": \"/e,f\"}],"
+			" \"nets\": [{\"tap\": \"t0\"}, {\"tap_fd\": 9, \"mac\": \"52:54:00:00:00:01\","
+			"            \"mtu\": 1400, \"bw\": 5, \"iops\": 6}]}"),
 		0);
 	assert_int_equal(vm_config_resolve(&a.config, "/here"), 0);
 	assert_int_equal(vm_config_check(&a.config, NULL), 0);
@@ -429,6 +474,8 @@ int main(void)
 		cmocka_unit_test(printed_is_taken_back),
 		cmocka_unit_test(later_wins),
 		cmocka_unit_test(files),
+		cmocka_unit_test(network),
+		cmocka_unit_test(devices_are_counted),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,7 +16,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SECTOR = 512
 MASK64 = (1 << 64) - 1
 NEEDS_RESET = 64
-BLOCK, RNG, BALLOON, VSOCK = 2, 4, 5, 19
+NET, BLOCK, RNG, BALLOON, VSOCK = 1, 2, 4, 5, 19
 F_INDIRECT, F_EVENT_IDX = 1 << 28, 1 << 29
 IMAGE_BASE = 0x200000
 FULL = bool(os.environ.get("SARDINE_FULL"))  # the long forms (./test.sh --full)
@@ -226,13 +226,13 @@ class ProbeTest(SardineTest):
             self.skipTest(reason)
         super().setUp()
 
-    def probe(self, name="probe", mem="64M", kernel=None, wait=True, preexec=None, **options):
+    def probe(self, name="probe", mem="64M", kernel=None, wait=True, preexec=None, pass_fds=(), **options):
         """A running probe guest; options as of `run`: cpus=2, disk=["path=..", ..]."""
         args = ["--mem", mem]
         for key, value in options.items():
             for one in value if isinstance(value, list) else [value]:
                 args += ["--" + key.replace("_", "-"), one]
-        vm = self.start(name, *args, kernel=kernel, preexec=preexec)
+        vm = self.start(name, *args, kernel=kernel, preexec=preexec, pass_fds=pass_fds)
         probe = Probe(self, vm, size(mem))
         return probe.ready() if wait else probe
 

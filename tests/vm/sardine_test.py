@@ -161,12 +161,12 @@ class Control:
 class Vm:
     """A VM in the foreground whose console is our end of pipes."""
 
-    def __init__(self, test, name, args, env, preexec=None):
+    def __init__(self, test, name, args, env, preexec=None, pass_fds=()):
         self.test = test
         self.name = name
         self.process = subprocess.Popen(
             [sardine_bin(), "run", "--name", name, *args], env=env, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=test.dir, preexec_fn=preexec)
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=test.dir, preexec_fn=preexec, pass_fds=pass_fds)
         self.console = Stream(self.process.stdout)
         self.log = Stream(self.process.stderr)
         self.pid = self.process.pid
@@ -293,13 +293,13 @@ class SardineTest(unittest.TestCase):
                               stdin=kwargs.pop("stdin", subprocess.DEVNULL),
                               timeout=seconds or self.run_seconds, check=False, **kwargs)
 
-    def start(self, name, *args, kernel=None, env=None, preexec=None):
+    def start(self, name, *args, kernel=None, env=None, preexec=None, pass_fds=()):
         """A VM in the foreground, console on pipes; killed at the end of the test. `preexec` runs in it before exec."""
         image = kernel or probe_kernel()
         if not image:
             self.fail("the probe guest was not built; set SARDINE_PROBE")
         vm = Vm(self, name, ["--kernel", str(image), "--cache-dir", str(self.cache), *map(str, args)], env or self.env,
-                preexec)
+                preexec, pass_fds)
         self.vms.append(vm)
         return vm
 

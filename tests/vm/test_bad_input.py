@@ -29,6 +29,14 @@ def in_namespace(script, *then):
     return ("unshare", "-m", "sh", "-c", f'{script} && exec "$@"', "sh", *then)
 
 
+TAP = "ip tuntap add dev t0 mode tap vnet_hdr"
+
+
+def in_network(script="true", *then):
+    """A command line prefix: run a script in a network namespace of its own, then the command, under `then` if given."""
+    return ("unshare", "-n", "sh", "-c", f'{script} && exec "$@"', "sh", *then)
+
+
 def row(code, *words, kvm=False, root=False, **extra):
     """Decorator of a row; see the module's text. `extra` may override name=, mem=, kernel= (None leaves the option out)."""
 
@@ -215,6 +223,150 @@ class BadInput(SardineTest):
     @row(2, "bad.json", "rng.burst", "no such key")
     def test_rng_unknown_key(self):
         return self.config('{"rng": {"burst": 1}}')
+
+    @row(2, "--net", "no tap", "tap-fd=N")
+    def test_net_without_tap(self):
+        return ["--net", "mtu=1500"]
+
+    @row(2, "--net", '"t0" is no part of tap=NAME')
+    def test_net_without_key(self):
+        return ["--net", "t0"]
+
+    @row(2, "--net", "tap=t0 and tap-fd=5", "one of them")
+    def test_net_two_taps(self):
+        return ["--net", "tap=t0,tap-fd=5"]
+
+    @row(2, "--net tap", "16 bytes", "15")
+    def test_net_tap_too_long(self):
+        return ["--net", "tap=" + "t" * 16]
+
+    @row(2, "--net tap", "0 bytes")
+    def test_net_tap_empty(self):
+        return ["--net", "tap="]
+
+    @row(2, "--net tap a/b", "'/'")
+    def test_net_tap_with_slash(self):
+        return ["--net", "tap=a/b"]
+
+    @row(2, "--net tap t%d", "'%'")
+    def test_net_tap_pattern(self):
+        return ["--net", "tap=t%d"]
+
+    @row(2, "--net tap-fd", "standard files")
+    def test_net_fd_standard(self):
+        return ["--net", "tap-fd=1"]
+
+    @row(2, "--net tap-fd", "five", "whole number")
+    def test_net_fd_word(self):
+        return ["--net", "tap-fd=five"]
+
+    @row(2, "--net tap-fd", "99999999999", "must be from")
+    def test_net_fd_absurd(self):
+        return ["--net", "tap-fd=99999999999"]
+
+    @row(2, "--net mac", "52:54:00:12:34", "six bytes")
+    def test_net_mac_short(self):
+        return ["--net", "tap=t0,mac=52:54:00:12:34"]
+
+    @row(2, "--net mac", "52:54:00:12:34:xx", "six bytes")
+    def test_net_mac_not_hexadecimal(self):
+        return ["--net", "tap=t0,mac=52:54:00:12:34:xx"]
+
+    @row(2, "--net mac", "group", "even")
+    def test_net_mac_of_a_group(self):
+        return ["--net", "tap=t0,mac=01:00:5e:00:00:01"]
+
+    @row(2, "--net mac", "no address")
+    def test_net_mac_zero(self):
+        return ["--net", "tap=t0,mac=00:00:00:00:00:00"]
+
+    @row(2, "--net mtu", "67", "68")
+    def test_net_mtu_too_small(self):
+        return ["--net", "tap=t0,mtu=67"]
+
+    @row(2, "--net mtu", "65536", "65535")
+    def test_net_mtu_too_large(self):
+        return ["--net", "tap=t0,mtu=65536"]
+
+    @row(2, "--net bw", "2T", "1 TiB")
+    def test_net_limit_absurd(self):
+        return ["--net", "tap=t0,bw=2T"]
+
+    @row(2, "--net iops", "fast", "whole number")
+    def test_net_limit_word(self):
+        return ["--net", "tap=t0,iops=fast"]
+
+    @row(2, "--net tap=t0", "twice")
+    def test_net_tap_twice(self):
+        return ["--net", "tap=t0", "--net", "tap=t1", "--net", "tap=t0"]
+
+    @row(2, "--net tap-fd=7", "twice")
+    def test_net_fd_twice(self):
+        return ["--net", "tap-fd=7", "--net", "tap-fd=7"]
+
+    @row(2, "--net mac=52:54:00:00:00:01", "twice")
+    def test_net_mac_twice(self):
+        return ["--net", "tap=t0,mac=52:54:00:00:00:01", "--net", "tap=t1,mac=52:54:00:00:00:01"]
+
+    @row(2, "--net tap=t8", "too many", "8")
+    def test_net_too_many(self):
+        return [word for i in range(9) for word in ("--net", f"tap=t{i}")]
+
+    @row(2, "bad.json", "nets[0].bridge", "no such key")
+    def test_net_unknown_key(self):
+        return self.config('{"nets": [{"tap": "t0", "bridge": "br0"}]}')
+
+    @row(2, "bad.json", "nets", "array")
+    def test_nets_no_array(self):
+        return self.config('{"nets": {"tap": "t0"}}')
+
+    @row(1, "--net tap=nosuch", "ip tuntap add dev nosuch mode tap vnet_hdr", kvm=True)
+    def test_net_no_such_tap(self):
+        return ["--net", "tap=nosuch"]
+
+    @row(1, "--net tap=lo", "not a tap", kvm=True, root=True)
+    def test_net_no_tap(self):
+        return ["--net", "tap=lo"], {"wrap": in_network()}
+
+    @row(1, "--net tap=t0", "not a tap", "tun", kvm=True, root=True)
+    def test_net_tun(self):
+        return ["--net", "tap=t0"], {"wrap": in_network("ip tuntap add dev t0 mode tun")}
+
+    @row(1, "--net tap=t0", "multi_queue", kvm=True, root=True)
+    def test_net_several_queues(self):
+        return ["--net", "tap=t0"], {"wrap": in_network("ip tuntap add dev t0 mode tap multi_queue")}
+
+    @row(1, "--net tap=t0", "another user", "user NAME", kvm=True, root=True)
+    def test_net_tap_of_another(self):
+        return ["--net", "tap=t0"], {"wrap": in_network(f"{TAP} user nobody", *NO_CAPS)}
+
+    @row(1, "--net tap=t0", "another process", kvm=True, root=True)
+    def test_net_tap_busy(self):
+        holder = (f"{TAP} && exec 3<>/dev/net/tun && python3 -c 'import fcntl, struct; fcntl.ioctl(3, 0x400454CA, "
+                  'struct.pack("16sH22x", b"t0", 0x5002))\'')
+        return ["--net", "tap=t0"], {"wrap": in_network(holder)}
+
+    @row(1, "--net tap=t0", "mtu=9000", "1500", "ip link set t0 mtu 9000", kvm=True, root=True)
+    def test_net_mtu_above_the_taps(self):
+        return ["--net", "tap=t0,mtu=9000"], {"wrap": in_network(TAP)}
+
+    @row(1, "--net tap=t0", "no /dev/net/tun", "modprobe tun", kvm=True, root=True)
+    def test_net_no_tun(self):
+        return ["--net", "tap=t0"], {"wrap": in_network(TAP, "unshare", "-m", "sh", "-c",
+                                                        'mount -t tmpfs none /dev/net && exec "$@"', "sh")}
+
+    @row(1, "--net tap=t0", "/dev/net/tun: Permission denied", kvm=True, root=True)
+    def test_net_tun_forbidden(self):
+        script = 'mount -t tmpfs none /dev/net && mknod -m 0 /dev/net/tun c 10 200 && exec "$@"'
+        return ["--net", "tap=t0"], {"wrap": in_network(TAP, "unshare", "-m", "sh", "-c", script, "sh", *NO_CAPS)}
+
+    @row(1, "--net tap-fd=77", "handed in", kvm=True)
+    def test_net_fd_not_open(self):
+        return ["--net", "tap-fd=77"]
+
+    @row(1, "--net tap-fd=9", "not the descriptor of a tap", kvm=True)
+    def test_net_fd_of_something_else(self):
+        return ["--net", "tap-fd=9"], {"wrap": ("bash", "-c", 'exec 9</dev/null; exec "$@"', "bash")}
 
     @row(2, "--vsock", "no cid", "cid=N")
     def test_vsock_without_cid(self):

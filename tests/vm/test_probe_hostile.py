@@ -4,7 +4,8 @@
 import struct
 
 import sardine_test
-from probe import (BALLOON, BLOCK, F_EVENT_IDX, F_INDIRECT, FULL, GIB, MIB, NEEDS_RESET, PAGE, RNG, SECTOR, VSOCK,
+from net_namespace import drop, make_tap, no_taps_reason
+from probe import (BALLOON, BLOCK, F_EVENT_IDX, F_INDIRECT, FULL, GIB, MIB, NEEDS_RESET, NET, PAGE, RNG, SECTOR, VSOCK,
                    ProbeTest, pattern_sectors)
 from sardine_test import poll
 
@@ -214,6 +215,28 @@ BALLOON_QUEUE_BREAKS = (
 )
 
 
+# Queue 0 is for reception.
+RX_BREAKS = (
+    ("for reading", one_chain(desc(DATA, 2048))),
+    ("a part for reading", one_chain(desc(DATA, 64, NEXT, 1), desc(DATA, 2048, WRITE))),
+    ("no room for a header", one_chain(desc(DATA, 11, WRITE))),
+    ("behind RAM", one_chain(desc(MEM, 2048, WRITE))),
+    ("nothing", one_chain(desc(DATA, 0, WRITE))),
+    ("loop", one_chain(desc(DATA, 64, NEXT | WRITE, 0))),
+    ("head out of range", one_chain(desc(DATA, 2048, WRITE), head=QUEUE)),
+    ("write outside the configuration", pokes((REG_CONFIG + 12, 1, 4))),
+)
+TX_BREAKS = (
+    ("for writing", one_chain(desc(DATA, 100, WRITE))),
+    ("a part for writing", one_chain(desc(DATA, 100, NEXT, 1), desc(DATA, 64, WRITE))),
+    ("no header", one_chain(desc(DATA, 11))),
+    ("behind RAM", one_chain(desc(HEADER, 12, NEXT, 1), desc(MEM, 60))),
+    ("over the end of RAM", one_chain(desc(HEADER, 12, NEXT, 1), desc(MEM - 30, 60))),
+    ("an address that wraps", one_chain(desc(HEADER, 12, NEXT, 1), desc(-PAGE, 2 * PAGE))),
+    ("loop", one_chain(desc(DATA, 64, NEXT, 0))),
+    ("head out of range", one_chain(desc(DATA, 64), head=0xFFFF)),
+)
+
 RNG_BREAKS = (
     ("readable", one_chain(desc(DATA, 64))),
     ("two parts, one readable", one_chain(desc(DATA, 64, NEXT, 1), desc(DATA, 64, WRITE))),
@@ -330,6 +353,50 @@ class Hostile(ProbeTest):
                 poll(lambda: self.status(self.rng) & NEEDS_RESET, f"{what}: the device needs a reset", 5)
                 self.assertEqual(self.hostile_count("rng"), before + 1)
                 self.healthy()
+        self.vm.power_off()
+
+    def network(self):
+        """Another VM, with a network device; its number."""
+        if no_taps_reason():
+            self.skipTest(no_taps_reason())
+        self.vm.power_off()
+        self.vm = self.probe("net", cpus=2, disk=f"path={self.disk}", vsock=f"cid={CID},path={self.dir}/v",
+                             net=f"tap={make_tap('hostile')}")
+        self.addCleanup(drop, "hostile")
+        self.blk, self.rng, self.balloon, self.vsock = (self.vm.device(kind) for kind in (BLOCK, RNG, BALLOON, VSOCK))
+        return self.vm.device(NET)
+
+    def sends(self, dev):
+        """The network device works after a reset."""
+        before = self.vm.device_stats("net")["tx_packets"]
+        self.vm.ask("net", dev=dev)
+        self.vm.ask("net_send", dev=dev, at=DATA, bytes=60, count=5)
+        self.assertEqual(self.vm.device_stats("net")["tx_packets"], before + 5)
+
+    def test_broken_network(self):
+        dev = self.network()
+        for queue, rows in enumerate((RX_BREAKS, TX_BREAKS)):
+            for what, row in rows:
+                with self.subTest(what, queue=queue):
+                    before = self.hostile_count("net")
+                    row(Ring(self.vm, dev, 0, queue))
+                    poll(lambda: self.status(dev) & NEEDS_RESET, f"{what}: the device needs a reset", 5)
+                    self.assertEqual(self.hostile_count("net"), before + 1)
+                    self.sends(dev)
+        self.healthy()
+        self.vm.power_off()
+
+    def test_network_storms(self):
+        dev = self.network()
+        broken = 0
+        for seed in range(100 if FULL else 4):
+            self.vm.ask("register_storm", dev=dev, seed=seed, rounds=2000)
+            self.sends(dev)
+            broken += self.vm.ask("ring_storm", dev=dev, seed=seed, rounds=200, seconds=60)["broken"]
+            self.sends(dev)
+        self.assertGreater(broken, 10)
+        self.vm.blk(self.blk, "write", seed=1, count=64, size=4096)
+        self.healthy()
         self.vm.power_off()
 
     def test_broken_vsock(self):
