@@ -16,11 +16,11 @@ from modules import ModuleTree
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 # parameters of the outer machine's modules: with vgif on, an inner guest hangs under TCG
-OUTER_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "kvm-amd"]
+OUTER_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "kvm-amd", "tun", "bridge"]
 OUTER_PARAMETERS = {"kvm_amd": "vgif=0"}
 # button and evdev carry the power button to the guest's acpid, pvpanic-mmio its panics to the VMM
-INNER_MODULES = ["virtio_mmio", "virtio_blk", "virtio_balloon", "virtio_rng", "vmw_vsock_virtio_transport", "button", "evdev",
-                 "pvpanic-mmio"]
+INNER_MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_balloon", "virtio_rng", "vmw_vsock_virtio_transport",
+                 "button", "evdev", "pvpanic-mmio"]
 
 DATA_BYTES = 8 << 20
 ROOT_DISK_MIB = 48

@@ -99,7 +99,7 @@ def _fetch(package, version, dest):
 def tool(*names):
     """The path of the first host tool in `names` that exists (also in sbin), with the package to install otherwise."""
     packages = {"qemu-system-x86_64": "qemu-system-x86", "mke2fs": "e2fsprogs", "busybox": "busybox-static",
-                "dpkg": "dpkg", "ldd": "libc-bin"}
+                "dpkg": "dpkg", "ldd": "libc-bin", "ip": "iproute2"}
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     for name in names:
         found = shutil.which(name, path=path)

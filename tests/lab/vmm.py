@@ -105,11 +105,12 @@ class Vmm:
             raise stuck
 
     def start(self, name, kernel, cpus, memory_mib, extra="", command_line=COMMAND_LINE):
+        """`extra`: more options, in which {name} stands for the guest's name."""
         self._count += 1
         log = os.path.join(self.logs, f"{name}-{self._count}-console.log")
         disk = f"/run/lab/{name}.img"
         self.outer.must(f"cp /lab/guests/root.img {disk}", timeout=60)
-        process = Process(self.outer, name, self.command(name, kernel, cpus, memory_mib, disk, command_line, extra))
+        process = Process(self.outer, name, self.command(name, kernel, cpus, memory_mib, disk, command_line, extra.format(name=name)))
         port, channel = self.outer.console(self.console_socket(name), log)
         guest = Guest(name, channel, log, process)
         guest.port = port
