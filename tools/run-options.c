@@ -77,14 +77,14 @@ static const char *option_name(int key)
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
-	const struct argp_option *option = option_find(key);
+	const char *name = option_name(key);
 	struct parse *parse = state->input;
 
 	if (key == ARGP_KEY_ARG)
 		argp_error(state, "%s: not an option; a VM is named with --name", arg);
-	if (key < OPT_DRY_RUN || !option)
+	if (key < OPT_DRY_RUN || !name)
 		return ARGP_ERR_UNKNOWN;
-	parse->given[parse->count++] = (struct given){.key = key, .name = option->name, .arg = arg};
+	parse->given[parse->count++] = (struct given){.key = key, .name = name, .arg = arg};
 	return 0;
 }
 
