@@ -324,12 +324,14 @@ TEST(copies_in_files_are_found)
 }
 
 #define WRITERS 3
-#define REPORTS 20000u /* the writers really were there meanwhile */
+#define REPORTS 50000u /* the writers really were there meanwhile */
 
 struct race {
 	_Atomic uint64_t *words; /* one in each page */
 	atomic_bool stop;
-	uint64_t seen[PAGES]; /* by the scanner, when the page was reported */
+	uint64_t before[PAGES]; /* the scan */
+	uint64_t seen[PAGES];	/* when the page was last reported */
+	bool reported[PAGES];	/* by this scan */
 	uint64_t writes[WRITERS];
 	uint64_t reports;
 };
@@ -364,18 +366,33 @@ static int race_report(void *ctx, const struct write_range *range)
 
 	for (uint64_t i = first; i < first + range->bytes / PAGE_BYTES; i++) {
 		race->seen[i] = atomic_load_explicit(word_of(race, i), memory_order_relaxed);
+		race->reported[i] = true;
 		race->reports++;
 	}
 	return 0;
 }
 
-/* What is read at a report is stale only if a later scan reports the page again. */
+/* Each write that was made before a scan began is seen by now, or reported by this scan: what is read at a report is
+ * stale only if a later scan reports the page again. */
+static void race_scan(struct race *race, struct write_tracker *t)
+{
+	struct write_scan s = {.report = race_report, .ctx = race};
+
+	for (unsigned i = 0; i < PAGES; i++) {
+		race->before[i] = atomic_load_explicit(word_of(race, i), memory_order_relaxed);
+		race->reported[i] = false;
+	}
+	assert_int_equal(write_tracker_scan(t, (hva_t){(uintptr_t)race->words}, PAGES * PAGE_BYTES, &s), 0);
+	for (unsigned i = 0; i < PAGES; i++)
+		if (!race->reported[i] && race->before[i] != race->seen[i])
+			fail_msg("a write to page %u was missed", i);
+}
+
 TEST(no_write_is_missed_in_a_race)
 {
 	static struct race race;
 	cleanup(write_tracker_free_p) struct write_tracker *t = tracker();
 	uint8_t *mem = memory(PAGES * PAGE_BYTES);
-	struct write_scan s = {.report = race_report, .ctx = &race};
 	struct race_writer writers[WRITERS];
 	pthread_t threads[WRITERS];
 	uint64_t writes = 0;
@@ -388,13 +405,13 @@ TEST(no_write_is_missed_in_a_race)
 		assert_int_equal(pthread_create(&threads[i], NULL, race_main, &writers[i]), 0);
 	}
 	while (race.reports < REPORTS)
-		assert_int_equal(write_tracker_scan(t, hva_of(mem), PAGES * PAGE_BYTES, &s), 0);
+		race_scan(&race, t);
 	atomic_store(&race.stop, true);
 	for (unsigned i = 0; i < WRITERS; i++) {
 		pthread_join(threads[i], NULL);
 		writes += race.writes[i];
 	}
-	assert_int_equal(write_tracker_scan(t, hva_of(mem), PAGES * PAGE_BYTES, &s), 0);
+	race_scan(&race, t);
 	for (unsigned i = 0; i < PAGES; i++)
 		assert_int_equal(race.seen[i], *word_of(&race, i));
 	assert_true(race.reports <= writes + PAGES); /* the first scan reports all */
