@@ -95,7 +95,6 @@ TEST(file_calls_cannot_change_it)
 {
 	auto_fd fd = sealed(PAGES);
 	auto_fd again = reopen(fd, O_RDWR);
-	auto_fd zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
 	auto_fd other = memfd_create("other", MFD_CLOEXEC);
 	int fds[2] = {fd, again}, ends[2];
 	uint8_t byte = 0xff;

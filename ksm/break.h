@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Steps of the engine's protocols that a build can leave out, to see the tests fail without them. */
+#ifndef SARDINE_KSM_BREAK_H
+#define SARDINE_KSM_BREAK_H
+
+/* Each names what goes wrong. tests/mutants/run builds one engine per name, with -DSARDINE_BREAK=NAME. */
+enum break_point {
+	BREAK_NOTHING,
+	BREAK_NO_COMPARE,      /* I1: a hash is taken for the bytes */
+	BREAK_NO_RECHECK,      /* I2: what was written after the comparison is replaced */
+	BREAK_EARLY_RELEASE,   /* I2: the guest runs again before its pages are replaced */
+	BREAK_NO_FLIGHT_FIRST, /* I2: I/O in flight while bytes are compared is not looked for */
+	BREAK_NO_FLIGHT_HELD,  /* I2: I/O in flight while pages are replaced is not looked for */
+};
+
+#ifndef SARDINE_BREAK
+#define SARDINE_BREAK BREAK_NOTHING
+#endif
+
+/* False in every build that is used for anything. */
+#define broken(point) (SARDINE_BREAK == (point))
+
+#endif
