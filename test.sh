@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Installs what is missing, builds, and runs all tests: unit, fault, fuzz, stress, vm (native /dev/kvm), lab (stock Linux guests).
+# Installs what is missing, builds, and runs all tests: unit, fault, fuzz, stress, vm (native /dev/kvm), install (the .deb in a clean Debian root), lab (stock Linux guests).
 #   ./test.sh           at most 20 minutes on two cores
 #   ./test.sh --full    the long forms, at most 80 minutes
 # A skipped test is a failure unless SARDINE_ALLOW_SKIP names its label, e.g. SARDINE_ALLOW_SKIP=vm,lab.
@@ -56,6 +56,7 @@ run stress tsan '^stress$' 1
 run stress-native release '^stress$' 1
 run fuzz fuzz '^fuzz$' "$jobs"
 run vm release '^vm$' 1
+run install release '^install$' 1
 run lab release '^lab$' 1
 
 exec /usr/bin/python3 tests/summary.py "$results"

@@ -6,7 +6,7 @@ import pathlib
 import sys
 import xml.etree.ElementTree as ET
 
-RUNS = ("unit", "unit-sanitized", "stress", "stress-native", "fuzz", "vm", "lab")
+RUNS = ("unit", "unit-sanitized", "stress", "stress-native", "fuzz", "vm", "install", "lab")
 
 
 def main():

@@ -1,0 +1,102 @@
+# bash completion for sardine(1)                                   -*- shell-script -*-
+# SPDX-License-Identifier: Apache-2.0
+# Calls nothing: VMs are found in the runtime directory. tests/install/test_manual.py holds the lists against --help.
+
+# Option names with "=" take a value.
+declare -gA _sardine_options=(
+	[run]='--balloon= --cache-dir= --cgroup= --cmdline= --config= --console= --cpus= --detach --disk= --dry-run --initrd= --json
+		--kaslr= --kernel= --log-file= --log-level= --mem= --mergeable= --name= --rng= --stop-timeout='
+	[ps]='--json'
+	[stop]='--json --timeout='
+	[kill]='--json'
+	[wait]='--json'
+	[console]=''
+	[stats]='--json --watch='
+	[dump]='--format= --json'
+	[check]='--json'
+	[analyze]='--all-vms --compare --every= --json --page-size= --pid= --plot= --rounds= --sample= --sizes --sketch= --threads='
+)
+
+# _sardine_offer WORDS: those that begin with what was typed.
+_sardine_offer() {
+	mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur")
+}
+
+_sardine_files() {
+	compopt -o filenames 2>/dev/null
+	mapfile -t COMPREPLY < <(compgen "${1:--f}" -- "$cur")
+}
+
+_sardine_vms() {
+	local dir=/run names=() file
+	[[ ${XDG_RUNTIME_DIR-} == /* ]] && dir=$XDG_RUNTIME_DIR
+	for file in "$dir"/sardine/*.sock; do
+		[[ -S $file ]] || continue
+		file=${file##*/}
+		names+=("${file%.sock}")
+	done
+	_sardine_offer "${names[*]-}"
+}
+
+# The words of an option's parts: "path=" and a file for --disk path=...
+_sardine_parts() {
+	local before='' last=$cur
+	if [[ $cur == *,* ]]; then
+		before=${cur%,*},
+		last=${cur##*,}
+	fi
+	mapfile -t COMPREPLY < <(compgen -P "$before" -W "$1" -- "$last")
+	compopt -o nospace 2>/dev/null
+}
+
+# The value of option $1.
+_sardine_value() {
+	case $1 in
+	--kernel | --initrd | --config | --log-file | --plot | --sketch) _sardine_files ;;
+	--cache-dir | --cgroup) _sardine_files -d ;;
+	--kaslr | --mergeable) _sardine_offer 'on off' ;;
+	--balloon) _sardine_offer 'on off' ;;
+	--rng) _sardine_parts 'on off bw= iops=' ;;
+	--disk) _sardine_parts 'path= ro direct=on direct=off serial=' ;;
+	--console) _sardine_offer 'stdio none file: unix:' ;;
+	--log-level) _sardine_offer 'error warn info debug' ;;
+	--format) _sardine_offer 'elf raw' ;;
+	--name) ;;
+	esac
+}
+
+# What is not an option.
+_sardine_argument() {
+	case $1 in
+	stop | kill | wait | console | stats) _sardine_vms ;;
+	dump) if ((2 == COMP_CWORD)); then _sardine_vms; else _sardine_files; fi ;;
+	analyze) _sardine_files ;;
+	esac
+}
+
+_sardine() {
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]}
+	COMPREPLY=()
+	if ((COMP_CWORD == 1)); then
+		_sardine_offer "${!_sardine_options[*]} --help --version"
+		return
+	fi
+	[[ -v _sardine_options[$verb] ]] || return 0
+	# Bash splits words at "=".
+	if [[ $cur == = ]]; then
+		cur=''
+	elif [[ $prev == = ]]; then
+		prev=${COMP_WORDS[COMP_CWORD - 2]}
+	fi
+	if [[ $prev == --* && " ${_sardine_options[$verb]} " == *[[:space:]]"$prev="[[:space:]]* ]]; then
+		_sardine_value "$prev"
+	elif [[ $cur == -* ]]; then
+		_sardine_offer "${_sardine_options[$verb]} --help --usage"
+		[[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace 2>/dev/null
+	else
+		_sardine_argument "$verb"
+	fi
+	return 0
+}
+
+complete -F _sardine sardine

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All files that an installation consists of, below the prefix."""
+
+FILES = (
+    "bin/sardine",
+    "lib/systemd/system/sardine@.service",
+    "share/bash-completion/completions/sardine",
+    "share/doc/sardine/CHANGELOG.md",
+    "share/doc/sardine/LICENSE",
+    "share/doc/sardine/README.md",
+    "share/doc/sardine/analyze.md",
+    "share/doc/sardine/benchmarks.md",
+    "share/doc/sardine/control-protocol.md",
+    "share/doc/sardine/operations.md",
+    "share/doc/sardine/stats.md",
+    "share/doc/sardine/threat-model.md",
+    "share/man/man1/sardine.1",
+    "share/man/man5/sardine-config.5",
+    "share/sardine/stats.schema.json",
+)
+_DEB = {"share/doc/sardine/CHANGELOG.md": "share/doc/sardine/changelog.gz", "share/doc/sardine/LICENSE": "share/doc/sardine/copyright"}
+
+
+def deb_path(path):
+    """Where the Debian package has it."""
+    if path.startswith("share/man/"):
+        path += ".gz"
+    return "/usr/" + _DEB.get(path, path)
