@@ -51,6 +51,7 @@ static void print_help(void)
 	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
 		printf("  %-9s %s\n", verbs[i].name, verbs[i].summary);
 	printf("\n`sardine VERB --help` lists a verb's options; `sardine --version` prints the version.\n"
+	       "The manual: sardine(1), sardine-config(5).\n"
 	       "Exit status: 0 done, 1 failed, 2 wrong command line or configuration, 77 this host "
 	       "cannot.\n");
 }
