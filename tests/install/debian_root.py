@@ -55,7 +55,7 @@ def _run(argv, what, **kwargs):
 class Root:
     """`path` is the root, `deb` a folder for the package, both in a tmpfs."""
 
-    def __init__(self, fresh=False):
+    def __init__(self):
         self.cache = pathlib.Path(cache_dir()) / "install"
         self.archives = self.cache / "archives"
         (self.archives / "partial").mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ class Root:
         self.path = self.base / "root"
         self.path.mkdir()
         with self._locked():
-            _run(["tar", "-xf", self._tarball(fresh), "-C", self.path], "the Debian root")
+            _run(["tar", "-xf", self._tarball(), "-C", self.path], "the Debian root")
         self._mount()
 
     @contextlib.contextmanager
@@ -76,12 +76,10 @@ class Root:
         finally:
             os.close(fd)
 
-    def _tarball(self, fresh):
+    def _tarball(self):
         files = sources()
         key = hashlib.sha256(b"\0".join(p.read_bytes() for p in files)).hexdigest()[:16]
         path = self.cache / f"{SUITE}-{key}.tar"
-        if fresh:
-            path.unlink(missing_ok=True)
         if path.exists():
             return path
         aside = path.with_suffix(".new")
@@ -120,8 +118,14 @@ class Root:
 
     def apt_install(self, *what):
         """What apt says. Its archives are kept, so that the next time needs no network."""
-        return self.run("apt-get", "-q", "-y", "-o", "APT::Keep-Downloaded-Packages=true", "-o", "APT::Sandbox::User=root",
-                        "--no-install-recommends", "install", *what, seconds=240)
+        options = ("-q", "-y", "-o", "APT::Keep-Downloaded-Packages=true", "-o", "APT::Sandbox::User=root")
+        install = ("apt-get", *options, "--no-install-recommends", "install", *what)
+        done = self.run(*install, seconds=240)
+        if done.returncode != 0:
+            # The lists are of the day when the root was made: the archive may have newer packages only.
+            self.run("apt-get", *options, "update", seconds=120)
+            done = self.run(*install, seconds=240)
+        return done
 
     def files(self):
         """All paths in the root that packages or programs may change: not those of mounts."""
