@@ -5,13 +5,17 @@
 # Option names with "=" take a value.
 declare -gA _sardine_options=(
 	[run]='--balloon= --cache-dir= --cgroup= --cmdline= --config= --console= --cpus= --detach --disk= --dry-run --initrd= --json
-		--kaslr= --kernel= --log-file= --log-level= --mem= --mergeable= --name= --rng= --stop-timeout='
+		--kaslr= --kernel= --log-file= --log-level= --mem= --mergeable= --name= --net= --on-crash= --on-reboot= --rng=
+		--stop-timeout= --vsock='
 	[ps]='--json'
 	[stop]='--json --timeout='
 	[kill]='--json'
+	[pause]='--json'
+	[resume]='--json'
 	[wait]='--json'
 	[console]=''
 	[stats]='--json --watch='
+	[balloon]='--json --wait='
 	[dump]='--format= --json'
 	[check]='--json'
 	[analyze]='--all-vms --compare --every= --json --page-size= --pid= --plot= --rounds= --sample= --sizes --sketch= --threads='
@@ -55,9 +59,12 @@ _sardine_value() {
 	--kernel | --initrd | --config | --log-file | --plot | --sketch) _sardine_files ;;
 	--cache-dir | --cgroup) _sardine_files -d ;;
 	--kaslr | --mergeable) _sardine_offer 'on off' ;;
-	--balloon) _sardine_offer 'on off' ;;
+	--balloon) _sardine_parts 'on off size= stats=on stats=off deflate-on-oom=on deflate-on-oom=off reporting=on reporting=off poison=on poison=off stats-interval=' ;;
+	--net) _sardine_parts 'tap= tap-fd= mac= mtu= bw= iops=' ;;
+	--vsock) _sardine_parts 'cid= path= bw= iops=' ;;
+	--on-reboot | --on-crash) _sardine_offer 'restart exit' ;;
 	--rng) _sardine_parts 'on off bw= iops=' ;;
-	--disk) _sardine_parts 'path= ro direct=on direct=off serial=' ;;
+	--disk) _sardine_parts 'path= ro direct=on direct=off serial= bw= iops=' ;;
 	--console) _sardine_offer 'stdio none file: unix:' ;;
 	--log-level) _sardine_offer 'error warn info debug' ;;
 	--format) _sardine_offer 'elf raw' ;;
@@ -68,7 +75,7 @@ _sardine_value() {
 # What is not an option.
 _sardine_argument() {
 	case $1 in
-	stop | kill | wait | console | stats) _sardine_vms ;;
+	stop | kill | pause | resume | wait | console | stats | balloon) _sardine_vms ;;
 	dump) if ((2 == COMP_CWORD)); then _sardine_vms; else _sardine_files; fi ;;
 	analyze) _sardine_files ;;
 	esac

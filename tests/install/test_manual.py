@@ -18,7 +18,7 @@ CONFIG_PAGE = ROOT / "docs/man/sardine-config.5.in"
 COMPLETION = ROOT / "dist/completion.bash"
 # Options of `run` that make every list and device of the configuration show its parts. A device that is missing here is
 # found by test_samples.
-SAMPLES = ("--disk", "path=a")
+SAMPLES = ("--disk", "path=a", "--net", "tap=a", "--vsock", "cid=3,path=a")
 NOT_IN_CONFIG = {"config", "dry-run", "json"}
 REQUIRED = {"name", "kernel"}
 
@@ -190,7 +190,7 @@ class Manual(SardineTest):
         shown.update({k: v for k, v in shown_keys(self.dry_run(*SAMPLES)).items() if "." in k})
         for key, text in self.config_page.items():
             if text is None:
-                self.assertIn(key.rpartition(".")[2], REQUIRED | {"path"}, f"{CONFIG_PAGE.name}: {key} has no default")
+                self.assertIn(key.rpartition(".")[2], REQUIRED | {"path", "tap", "cid"}, f"{CONFIG_PAGE.name}: {key} has no default")
                 continue
             value = True if isinstance(shown[key], dict) else shown[key]
             self.assertEqual(json.loads(text), value, f"{CONFIG_PAGE.name}: default of {key}, of sardine run --dry-run")
