@@ -193,7 +193,7 @@ static int seeds_vsock(const char *dir)
 		char name[16];
 
 		s.len = 0;
-		add_start(&s, 5);
+		add_start(&s, 5, 0);
 		for (uint8_t i = 0; i < 4; i++) {
 			add_desc(&s, 0, i, BASE_DATA, (uint16_t)(0x1000 + 0x200 * i), 0x200,
 				 VIRTQ_DESC_F_WRITE);
@@ -216,7 +216,7 @@ static int seed_net(const char *dir, const char *name, uint8_t features, bool ta
 {
 	struct seed s = {.len = 0};
 
-	add_start(&s, features);
+	add_start(&s, features, 0);
 	add_poke(&s, 0, 0x0022006400360101);
 	add_poke(&s, 8, 16);
 	for (uint8_t i = 0; i < 4; i++) {
