@@ -238,7 +238,7 @@ class Verbs(SardineTest):
             with self.subTest(path=path, bad=bad), self.assertRaises(jsonschema.ValidationError):
                 self.valid(document)
         good["new_key"] = good["memory"]["new_key"] = 1
-        good["devices"].append({"type": "net", "packets": 1})
+        good["devices"].append({"type": "yet-unknown", "packets": 1})
         self.valid(good)
 
     def test_stats_follow_the_guest(self):
