@@ -93,6 +93,8 @@ int file_read_text(const char *path, size_t max, char **ret_text)
 			return -EFBIG;
 	}
 	text[len] = '\0';
+	if (strlen(text) != len)
+		return -EILSEQ;
 	*ret_text = TAKE_PTR(text);
 	return 0;
 }

@@ -36,7 +36,8 @@ int write_full(int fd, const void *buf, size_t len) must_check;
  * @max: the most bytes accepted.
  * @ret_text: the content, NUL-terminated; the caller frees it.
  *
- * Return: 0, -EFBIG when it is longer than @max, -EINVAL when it is not a regular file, or an errno.
+ * Return: 0, -EFBIG when it is longer than @max, -EINVAL when it is not a regular file, -EILSEQ when it holds a
+ * NUL, or an errno.
  */
 int file_read_text(const char *path, size_t max, char **ret_text) must_check;
 

@@ -25,6 +25,17 @@ if(SARDINE_FUZZ)
   endif()
   target_compile_options(sardine_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
+# Where the counts go is said by LLVM_PROFILE_FILE (tests/fuzz/run).
+if(SARDINE_COVERAGE)
+  target_compile_options(sardine_flags INTERFACE -fprofile-instr-generate=/dev/null -fcoverage-mapping)
+  target_link_options(sardine_flags INTERFACE -fprofile-instr-generate=/dev/null)
+endif()
+if(SARDINE_PLANT)
+  if(NOT SARDINE_FUZZ)
+    message(FATAL_ERROR "SARDINE_PLANT plants bugs: it is for the fuzz build only (SARDINE_FUZZ)")
+  endif()
+  target_compile_definitions(sardine_flags INTERFACE SARDINE_PLANT=1)
+endif()
 
 # sardine_library(NAME SOURCES... [LINK libs...]): a static library of one folder.
 function(sardine_library name)

@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/fs.h"
+#include "base/planted.h"
 #include "ksm/sketch.h"
 
 #define SKETCH_VERSION 1u
@@ -63,8 +64,8 @@ static bool record_get(const struct disk_record *r, struct sketch *s)
 	s->nonzero = le64_get(&r->nonzero);
 	s->distinct = le64_get(&r->distinct);
 	s->key_count = le32_get(&r->key_count);
-	if (s->key_count > SKETCH_KEYS || s->distinct > s->nonzero ||
-	    s->key_count != (s->distinct < SKETCH_KEYS ? s->distinct : SKETCH_KEYS))
+	if (!PLANTED("sketch") && (s->key_count > SKETCH_KEYS || s->distinct > s->nonzero ||
+				   s->key_count != (s->distinct < SKETCH_KEYS ? s->distinct : SKETCH_KEYS)))
 		return false;
 	for (uint32_t i = 0; i < s->key_count; i++) {
 		s->keys[i] = le64_get(&r->keys[i]);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/planted.h"
 #include "base/size.h"
 
 /* Opcodes, table 20.4. */
@@ -223,7 +224,7 @@ static size_t pkg_length(size_t body, uint8_t out[4])
 
 	if (body > PKG_LENGTH_MAX - 4)
 		return 0;
-	if (body + 1 < 1 << 6) {
+	if (body + 1 < (1 << 6) + PLANTED("acpi")) {
 		out[0] = (uint8_t)(body + 1);
 		return 1;
 	}

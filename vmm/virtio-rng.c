@@ -15,6 +15,7 @@
  * A chain without a writable byte, or with a readable one, breaks the device (5.4.6.1: a driver must not).
  */
 #include "vmm/virtio-rng.h"
+#include "base/planted.h"
 
 #include <errno.h>
 #include <sys/random.h>
@@ -134,7 +135,7 @@ static uint32_t fill_chain(struct virtio_rng *rng, const struct iovec *iov, unsi
 
 	for (unsigned i = 0; i < count && done < RNG_REQUEST_BYTES_MAX; i++) {
 		size_t left = RNG_REQUEST_BYTES_MAX - done;
-		size_t len = iov[i].iov_len < left ? iov[i].iov_len : left;
+		size_t len = iov[i].iov_len < left || PLANTED("virtio_rng") ? iov[i].iov_len : left;
 		ssize_t n = fill(rng, iov[i].iov_base, len);
 
 		if (n <= 0)

@@ -17,8 +17,8 @@
 #include <time.h>
 
 #include "tests/fuzz/require.h"
+#include "tests/fuzz/tempdir.h"
 #include "tests/unit/fake-vm.h"
-#include "tests/unit/tempdir.h"
 #include "vmm/control-internal.h"
 
 #define CLIENTS	    3
@@ -66,11 +66,6 @@ struct room {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct tempdir dir;
-
-static void remove_dir(void)
-{
-	tempdir_remove(&dir);
-}
 
 static void stop(void *arg)
 {
@@ -325,8 +320,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct errmsg err = {0};
 
 	if (!dir.path[0]) {
-		dir = tempdir_make();
-		atexit(remove_dir);
+		dir = tempdir_make_until_exit();
 		signal(SIGPIPE, SIG_IGN);
 	}
 	for (unsigned i = 0; i < CLIENTS; i++)

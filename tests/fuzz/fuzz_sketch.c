@@ -14,11 +14,29 @@
 #include "base/fs.h"
 #include "ksm/sketch.h"
 #include "tests/fuzz/require.h"
+#include "tests/fuzz/tempdir.h"
 
 #define HEADER_BYTES 32u
 #define CHECKSUM_AT  24u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* What was read is written and read again. */
+static void save_again(const struct sketch_file *f)
+{
+	static struct tempdir dir;
+	struct sketch_file again;
+	struct errmsg err = {0};
+	const char *path;
+
+	if (!dir.path[0])
+		dir = tempdir_make_until_exit();
+	path = tempdir_file(&dir, "sketch");
+	require(sketch_save(f, path, &err) == 0 && sketch_load(path, &again, &err) == 0);
+	require(again.count == f->count && again.page_bytes == f->page_bytes);
+	require(sketch_compare(&again.all, &f->all).similarity == (f->all.key_count ? 1 : 0));
+	sketch_file_done(&again);
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -46,6 +64,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		require(e.similarity >= 0 && e.similarity <= 1 && isfinite(e.shared) && e.shared >= 0);
 		require(isfinite(e.shared_error) && e.shared_error >= 0);
 	}
+	save_again(&f);
 	sketch_file_done(&f);
 	return 0;
 }

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "tests/fuzz/virtio_program.h"
 #include "vmm/virtio-net.h"
 
@@ -17,25 +18,14 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static struct driver d;
-static struct virtio_net *net;
-static int peer = -1;
-static int own = -1; /* the device's end, once more */
-
-static void make(void)
-{
-	const struct virtio_net_options options = {.mac = {2}, .mtu = 1500};
-	struct tap tap = {.name = "fuzz"};
-	int ends[2];
-
-	require(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0);
-	require(driver_init(&d) == 0);
-	tap.fd = ends[0];
-	own = dup(ends[0]);
-	peer = ends[1];
-	require(virtio_net_new(&options, &tap, d.mem, d.loop, &d.irq, &net) == 0);
-	d.mmio = virtio_net_mmio(net);
-}
+/* One device sends and receives as it likes, the other runs into its limits. */
+static struct room {
+	struct driver d;
+	struct virtio_net *net;
+	int peer;
+	int own; /* the device's end, once more */
+	uint8_t frame[MESSAGE_MAX + 8];
+} rooms[2];
 
 /* What the tap was given must be what virtio-net-tx.c promises. */
 static void check_frame(const uint8_t *frame, size_t bytes)
@@ -51,29 +41,66 @@ static void check_frame(const uint8_t *frame, size_t bytes)
 	require(load_le16(frame + 2) <= bytes - HEADER);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static void take_frames(struct room *room)
 {
-	static uint8_t frame[MESSAGE_MAX + 8];
 	ssize_t n;
 
-	if (!net)
-		make();
+	while ((n = read(room->peer, room->frame, sizeof(room->frame))) > 0)
+		check_frame(room->frame, (size_t)n);
+}
+
+/* While the guest runs, more frames come, and what it sent is taken. */
+static void network(struct driver *driver)
+{
+	struct room *room = container_of(driver, struct room, d);
+
+	(void)!write(room->peer, room->frame, HEADER + FRAME_BYTES);
+	take_frames(room);
+}
+
+static void make(struct room *room, uint64_t ops_per_s)
+{
+	struct virtio_net_options options = {.mtu = 1500, .rate = {.ops_per_s = ops_per_s}};
+	struct tap tap = {.name = "fuzz"};
+	int ends[2];
+
+	require(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0);
+	virtio_net_default_mac("fuzz", 0, options.mac);
+	require((options.mac[0] & 3) == 2);
+	require(driver_init(&room->d) == 0);
+	tap.fd = ends[0];
+	room->own = dup(ends[0]);
+	room->peer = ends[1];
+	require(virtio_net_new(&options, &tap, room->d.mem, room->d.loop, &room->d.irq, &room->net) == 0);
+	room->d.mmio = virtio_net_mmio(room->net);
+	room->d.between = network;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct room *room = &rooms[size % 2];
+	struct virtio_net_stats stats;
+	ssize_t n;
+
+	if (!room->net)
+		make(room, size % 2 ? 500 : 0);
 	for (unsigned i = 0; i < FRAMES; i++) {
 		/* Lengths and headers of the network's, from the input's end. */
 		uint16_t value = size >= 2 * (i + 1u) ? load_le16(data + size - 2 * (i + 1u)) : 0;
 
-		frame[0] = value & 3;
-		frame[1] = (uint8_t)(value >> 2 & 0x87);
-		n = write(peer, frame, HEADER + (i % 2 ? FRAME_BYTES : value));
+		room->frame[0] = value & 3;
+		room->frame[1] = (uint8_t)(value >> 2 & 0x87);
+		n = write(room->peer, room->frame, HEADER + (i % 2 ? FRAME_BYTES : value));
 	}
-	program_run(&d, data, size);
-	while ((n = read(peer, frame, sizeof(frame))) > 0)
-		check_frame(frame, (size_t)n);
-	require(driver_start(&d, 0, 16));
-	driver_write(&d, REG_STAT, 0);
+	program_run(&room->d, data, size);
+	take_frames(room);
+	require(driver_start(&room->d, 0, 16));
+	driver_write(&room->d, REG_STAT, 0);
+	virtio_net_stats(room->net, &stats);
+	require(stats.link);
 	/* What the guest did not take is not for the next input. */
 	do {
-		n = read(own, frame, sizeof(frame));
+		n = read(room->own, room->frame, sizeof(room->frame));
 	} while (n >= 0);
 	return 0;
 }

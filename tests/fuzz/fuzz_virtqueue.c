@@ -29,6 +29,31 @@ static void check_chain(struct driver *d, const struct iovec *iov, const struct 
 	require(readable + writable <= UINT32_MAX);
 }
 
+static size_t smaller(size_t a, size_t b)
+{
+	return a < b ? a : b;
+}
+
+/* What devices do with a chain: copy from it, copy into it, cut a header off. */
+static void use_chain(struct iovec *iov, const struct virtqueue_chain *chain, size_t offset, size_t len)
+{
+	struct iovec *rest = iov;
+	unsigned count = chain->readable;
+	uint8_t buf[256];
+	size_t left = chain->readable_bytes, cut;
+
+	len %= sizeof(buf);
+	require(iov_copy_out(iov, chain->readable, offset, buf, len) ==
+		smaller(len, left - smaller(left, offset)));
+	require(iov_copy_in(iov + chain->readable, chain->writable, buf, len) ==
+		smaller(len, chain->writable_bytes));
+	cut = iov_trim_front(&rest, &count, offset);
+	require(cut == smaller(offset, left));
+	for (unsigned i = 0; i < count; i++)
+		cut += rest[i].iov_len;
+	require(cut == left);
+}
+
 /* Input: log2 of the size, flags, where the parts lie (3 x u16, in units of 2 bytes), then the bytes there. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -61,11 +86,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (r <= 0)
 			break;
 		check_chain(&d, iov, &chain);
+		use_chain(iov, &chain, data[1] >> 3, data[4]);
 		virtqueue_push(&vq, chain.head, chain.writable_bytes);
 		if (virtqueue_should_signal(&vq))
 			virtqueue_kicks_off(&vq);
 		else if (!virtqueue_kicks_on(&vq) && (data[1] & 4))
 			break;
 	}
+	virtqueue_disable(&vq);
+	require(virtqueue_pop(&vq, iov, IOVS, &chain) <= 0);
+	virtqueue_reset(&vq);
 	return 0;
 }

@@ -15,6 +15,11 @@ def dump_seeds():
     seeds = {"raw": whole, "elf": dumps.elf_core(parts), "elf32": dumps.elf_core(parts, wide=False),
              "extended": dumps.elf_core(parts, extended=True), "process": dumps.elf_core(parts, virtual=True),
              "lime": dumps.lime(parts)}
+    # Small, next to each other or overlapping.
+    over = [(0x1000, whole[:64]), (0x1020, whole[64:192])]
+    seeds |= {"elf-over": dumps.elf_core(over), "lime-over": dumps.lime(over)}
+    near = [(0x1000, whole[:64]), (0x1040, whole[64:192])]
+    seeds |= {"elf-near": dumps.elf_core(near), "elf32-near": dumps.elf_core(near, wide=False), "lime-near": dumps.lime(near)}
     for name, packed in dumps.compressed(seeds["lime"]).items():
         seeds[name] = packed
     return seeds

@@ -78,6 +78,28 @@ static void add_send(struct seed *s, uint8_t queue)
 	add(s, STEP_LOOP, 1);
 }
 
+/* All registers and the first of the configuration space, a pause, and a queue that is stopped. */
+static int seed_tour(const char *dir)
+{
+	struct seed s = {.len = 0};
+
+	add_start(&s, 0, 0);
+	for (uint16_t reg = 0; reg < 0x120; reg = (uint16_t)(reg + 4)) {
+		add(&s, STEP_READ, 1);
+		add(&s, reg, 2);
+		add(&s, 2, 1);
+	}
+	add(&s, STEP_HOLD, 1);
+	add_send(&s, 0);
+	add(&s, STEP_HOLD, 1);
+	add(&s, STEP_LOOP, 1);
+	add(&s, STEP_WRITE, 1);
+	add(&s, 0x044, 2);
+	add(&s, 2, 1);
+	add(&s, 0, 8);
+	return seed_write(&s, dir, "tour");
+}
+
 /* Header at 0, data at 0x1000, status at 0x100; by a table or not. */
 static int seed_blk(const char *dir, const char *name, uint8_t type, uint32_t len, bool table)
 {
@@ -106,7 +128,7 @@ static int seeds_blk(const char *dir)
 	return seed_blk(dir, "in", 0, 1024, false) | seed_blk(dir, "out", 1, 4096, false) |
 	       seed_blk(dir, "out-table", 1, 512, true) | seed_blk(dir, "id", 8, 20, false) |
 	       seed_blk(dir, "discard", 11, 16, false) | seed_blk(dir, "zeroes", 13, 16, true) |
-	       seed_blk(dir, "flush", 4, 1, false);
+	       seed_blk(dir, "flush", 4, 1, false) | seed_tour(dir);
 }
 
 /* Statistics, then reports of single pages and of a run, with poison or without. */
@@ -155,7 +177,7 @@ static int seeds_balloon(const char *dir)
 	add(&s, 0x104, 2);
 	add(&s, 2, 1);
 	add(&s, 4, 8);
-	return seed_write(&s, dir, "inflate-deflate");
+	return seed_write(&s, dir, "inflate-deflate") | seed_tour(dir);
 }
 
 static int seeds_rng(const char *dir)
@@ -166,20 +188,79 @@ static int seeds_rng(const char *dir)
 	add_desc(&s, 0, 0, BASE_DATA, 0, 64, VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_NEXT);
 	add_desc(&s, 0, 1, BASE_DATA, 0x1000, 8192, VIRTQ_DESC_F_WRITE);
 	add_send(&s, 0);
-	return seed_write(&s, dir, "two-buffers");
+	return seed_write(&s, dir, "two-buffers") | seed_tour(dir);
 }
 
 /* A packet at 0x100 of the data, 8 bytes of payload behind it; descriptor 0 of the queue that sends. */
 static void add_packet(struct seed *s, uint16_t op, uint32_t len, uint32_t flags)
 {
+	uint32_t payload = len < 8 ? 8 : len;
+
 	add_poke(s, 0x100, 7);
 	add_poke(s, 0x108, 2);
 	add_poke(s, 0x110, 1ull << 32 | 9);
 	add_poke(s, 0x118, (uint64_t)op << 48 | 1ull << 32 | len);
 	add_poke(s, 0x120, 4096ull << 32 | flags);
 	add_poke(s, 0x128, 0x6f6c6c6500000000);
-	add_desc(s, 1, 0, BASE_DATA, 0x100, 52, 0);
+	add_desc(s, 1, 0, BASE_DATA, 0x100, 44 + payload, 0);
 	add_send(s, 1);
+}
+
+static void add_buffers(struct seed *s)
+{
+	for (uint8_t i = 0; i < 4; i++) {
+		add_desc(s, 0, i, BASE_DATA, (uint16_t)(0x1000 + 0x200 * i), 0x200, VIRTQ_DESC_F_WRITE);
+		add(s, STEP_OFFER, 1);
+		add(s, 0, 1);
+		add(s, i, 1);
+	}
+	add(s, STEP_KICK, 1);
+	add(s, 0, 1);
+}
+
+/* The packet there is, with another operation. */
+static void add_same(struct seed *s, uint16_t op, uint32_t len, uint32_t flags)
+{
+	add_poke(s, 0x118, (uint64_t)op << 48 | 1ull << 32 | len);
+	add_poke(s, 0x120, 65536ull << 32 | flags);
+	add_desc(s, 1, 0, BASE_DATA, 0x100, 44 + len, 0);
+	add_send(s, 1);
+}
+
+/* A program of the host connects and is accepted: fuzz_virtio_vsock.c fills its port in. */
+static int seed_accept(const char *dir, const char *name, uint32_t letters)
+{
+	static const uint16_t ops[] = {2, 5, 7, 6, 5, 4, 4};
+	struct seed s = {.len = 0};
+
+	add_start(&s, 5, 0);
+	add_poke(&s, 0x100, 7);
+	add_poke(&s, 0x108, 2);
+	add_buffers(&s);
+	add(&s, STEP_LOOP, 1);
+	add(&s, STEP_LOOP, 1);
+	for (size_t i = 0; i < sizeof(ops) / sizeof(ops[0]); i++) {
+		add_same(&s, ops[i], ops[i] == 5 ? 32 : 0, ops[i] == 4 ? (uint32_t)i - 3 : 0);
+		add_buffers(&s);
+	}
+	add(&s, letters, 4);
+	return seed_write(&s, dir, name);
+}
+
+/* More than a socket takes: it waits in the buffer until the listener reads. */
+static int seed_full(const char *dir)
+{
+	struct seed s = {.len = 0};
+
+	add_start(&s, 5, 0);
+	add_packet(&s, 1, 0, 0);
+	add_buffers(&s);
+	for (unsigned i = 0; i < 9; i++)
+		add_same(&s, 5, i < 7 ? 32000 : 3000, 0);
+	add_same(&s, 4, 0, 2);
+	for (unsigned i = 0; i < 20; i++)
+		add(&s, STEP_LOOP, 1);
+	return seed_write(&s, dir, "full");
 }
 
 /* Connect to port 1, send, end; with buffers for what comes back. */
@@ -187,7 +268,15 @@ static int seeds_vsock(const char *dir)
 {
 	static const uint16_t ops[] = {1, 5, 7, 6, 4, 5};
 	struct seed s = {.len = 0};
-	int r = 0;
+	int r = seed_tour(dir) | seed_accept(dir, "accept", 0x0a0a0a0a) | seed_full(dir) |
+		seed_accept(dir, "accept-and-more", 0x11111111) |
+		seed_accept(dir, "accept-ended", 0x0b0b1b1b);
+
+	/* More than the socket and the buffer behind it take. */
+	add_start(&s, 5, 0);
+	add_packet(&s, 1, 0, 0);
+	add_packet(&s, 5, 0x80000, 0);
+	r |= seed_write(&s, dir, "flood");
 
 	for (unsigned end = 1; end <= 6; end++) {
 		char name[16];
@@ -218,7 +307,7 @@ static int seed_net(const char *dir, const char *name, uint8_t features, bool ta
 
 	add_start(&s, features, 0);
 	add_poke(&s, 0, 0x0022006400360101);
-	add_poke(&s, 8, 16);
+	add_poke(&s, 8, bytes < 100 ? bytes - 36 : 16); /* small ones: the last that fits */
 	for (uint8_t i = 0; i < 4; i++) {
 		add_desc(&s, 0, i, BASE_DATA, (uint16_t)(0x1000 * (i + 1)), bytes, VIRTQ_DESC_F_WRITE);
 		add(&s, STEP_OFFER, 1);
@@ -239,7 +328,9 @@ static int seed_net(const char *dir, const char *name, uint8_t features, bool ta
 static int seeds_net(const char *dir)
 {
 	return seed_net(dir, "plain", 1, false, 1514) | seed_net(dir, "table", 3, true, 200) |
-	       seed_net(dir, "offloads", 0x3d, false, 4000) | seed_net(dir, "small-buffers", 0x3f, true, 100);
+	       seed_net(dir, "offloads", 0x3d, false, 4000) |
+	       seed_net(dir, "small-buffers", 0x3f, true, 100) |
+	       seed_net(dir, "checksum-at-end", 0x3d, false, 64) | seed_tour(dir);
 }
 
 /* Descriptors at 0, the available ring at 0x400, the used ring at 0x600. */

@@ -7,6 +7,7 @@
 struct program {
 	const uint8_t *at;
 	size_t left;
+	bool held;
 };
 
 static uint64_t take(struct program *p, size_t bytes)
@@ -143,6 +144,13 @@ static void run_step(struct driver *d, struct program *p)
 		if (d->between)
 			d->between(d);
 		break;
+	case STEP_HOLD:
+		if (p->held)
+			virtio_mmio_release(d->mmio);
+		else
+			virtio_mmio_hold(d->mmio);
+		p->held = !p->held;
+		break;
 	case STEP_RESET:
 	case STEPS:
 		driver_write(d, REG_STAT, 0);
@@ -152,10 +160,12 @@ static void run_step(struct driver *d, struct program *p)
 
 void program_run(struct driver *d, const uint8_t *data, size_t size)
 {
-	struct program p = {data, size};
+	struct program p = {.at = data, .left = size};
 
 	while (p.left)
 		run_step(d, &p);
+	if (p.held)
+		virtio_mmio_release(d->mmio);
 	driver_loop(d);
 	driver_write(d, REG_STAT, 0);
 	require(driver_read(d, REG_STAT) == 0);

@@ -22,6 +22,7 @@ enum program_step {
 	STEP_POKE,  /* u8 base, u16 offset, u64 value: into guest memory */
 	STEP_LOOP,  /* let the I/O loop run */
 	STEP_RESET, /* of the device */
+	STEP_HOLD,  /* the VM is paused; the next one lets it go on */
 	STEPS,
 };
 

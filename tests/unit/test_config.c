@@ -450,6 +450,8 @@ TEST(files)
 	assert_non_null(strstr(f.err.text, "not JSON: line 1"));
 	assert_int_equal(load_text(&f, "{\"cpus\": 1, \"cpus\": 2}", 22), -EINVAL);
 	assert_int_equal(load_text(&f, "", 0), -EINVAL);
+	/* What follows a NUL would be lost on the way. */
+	assert_int_equal(load_text(&f, "{}\0{\"cpus\": 4}", 14), -EINVAL);
 	assert_int_equal(vm_config_load(&f.config, "/nowhere/x.json", NULL), -ENOENT);
 	assert_int_equal(vm_config_load(&f.config, "/", NULL), -EISDIR);
 	memset(huge, ' ', CONFIG_FILE_MAX + 1);
