@@ -11,6 +11,7 @@
 #include "tools/run-cgroup.h"
 #include "tools/run-control.h"
 #include "tools/run-detach.h"
+#include "tools/run-memory.h"
 #include "tools/run-notify.h"
 #include "tools/run-options.h"
 #include "tools/run-signals.h"
@@ -250,6 +251,7 @@ static int run_until_end(struct run *run, struct errmsg *err)
 	if (run_signals_pending()) {
 		return errmsg_set(err, -ECANCELED, "stopped by a signal before the guest was started");
 	}
+	run_memory_trim();
 	r = vm_start(run->vm, err);
 	if (r < 0)
 		return r;
@@ -279,6 +281,7 @@ static int run_vm(const char *verb, const struct vm_config *config, int report_f
 	struct errmsg err = {0}, notify_err = {0};
 	int code, r;
 
+	run_memory_init();
 	run_notify_open(&run.notify, &notify_err);
 	r = run_prepare(&run, &err);
 	if (notify_err.text[0])
