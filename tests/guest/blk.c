@@ -50,9 +50,11 @@ static struct job {
 	struct device *d;
 	uint32_t type;
 	bool verify, odd, unmap;
+	bool load; /* speed is what counts: data is not looked at */
 	uint64_t sector, sectors, request_bytes, seed, data;
 	unsigned depth, segments;
-	uint64_t next; /* sector to submit */
+	uint64_t next;	 /* sector to submit */
+	uint64_t random; /* state of the generator; 0: one sector after the other */
 	uint64_t requests, errors, unsupported, bytes, bad, first_bad;
 	uint32_t crc;
 } job;
@@ -103,17 +105,30 @@ static unsigned describe(struct slot *s, struct desc *t)
 	return n;
 }
 
+/* Where the next request goes: in order, or to any place that is a multiple of its size (xorshift64). */
+static uint64_t next_sector(void)
+{
+	uint64_t step = job.request_bytes / SECTOR;
+
+	if (!job.random)
+		return job.next;
+	job.random ^= job.random << 13;
+	job.random ^= job.random >> 7;
+	job.random ^= job.random << 17;
+	return job.sector + job.random % (job.sectors / step) * step;
+}
+
 static void submit(struct slot *s)
 {
 	struct queue *q = &job.d->queue[0];
 	unsigned index = (unsigned)(s - slots), n;
 	uint16_t head = (uint16_t)index;
 
-	s->sector = job.next;
-	s->bytes = (job.sector + job.sectors - job.next) * SECTOR;
+	s->sector = next_sector();
+	s->bytes = (job.sector + job.sectors - s->sector) * SECTOR;
 	if (s->bytes > job.request_bytes)
 		s->bytes = job.request_bytes;
-	job.next += s->bytes / SECTOR;
+	job.next = s->sector + s->bytes / SECTOR;
 	s->header.type = job.type;
 	s->header.reserved = 0;
 	s->header.sector = job.type == T_IN || job.type == T_OUT ? s->sector : 0;
@@ -121,7 +136,7 @@ static void submit(struct slot *s)
 	s->range.sectors = (uint32_t)(s->bytes / SECTOR);
 	s->range.flags = job.unmap;
 	s->status = S_NONE;
-	if (job.type == T_OUT) {
+	if (job.type == T_OUT && !job.load) {
 		for (uint64_t i = 0; i < s->bytes / SECTOR; i++)
 			pattern_fill(data_of(s) + i * SECTOR, SECTOR, pattern_base(job.seed, s->sector + i));
 	}
@@ -143,7 +158,7 @@ static void submit(struct slot *s)
 
 static void look_at_data(struct slot *s)
 {
-	if (job.type != T_IN)
+	if (job.type != T_IN || job.load)
 		return;
 	job.crc = crc32(job.crc, data_of(s), s->bytes);
 	for (uint64_t i = 0; job.verify && i < s->bytes / SECTOR; i++) {
@@ -211,6 +226,40 @@ static const char *run_job(void)
 		while (!error && finished < submitted && slots[finished % job.depth].done) {
 			slots[finished % job.depth].done = false;
 			finish(&slots[finished++ % job.depth]);
+		}
+	}
+	return error;
+}
+
+/* Requests without end until @total are through: each slot goes out again as soon as it is back. */
+static const char *run_load(uint64_t total)
+{
+	const char *error = NULL;
+	uint64_t submitted = 0;
+
+	while (job.requests < total && !error) {
+		bool added = false;
+
+		queue_arm(job.d, 0); /* before requests go out, as drivers do that sleep */
+		for (unsigned i = 0; i < job.depth && submitted < total; i++) {
+			if (slots[i].in_flight)
+				continue;
+			if (job.next >= job.sector + job.sectors)
+				job.next = job.sector;
+			submit(&slots[i]);
+			submitted++;
+			added = true;
+		}
+		if (added)
+			queue_kick(job.d, 0);
+		error = queue_wait(job.d, 0, TIMEOUT_US);
+		if (!error)
+			error = reap();
+		for (unsigned i = 0; i < job.depth && !error; i++) {
+			if (slots[i].done) {
+				slots[i].done = false;
+				finish(&slots[i]);
+			}
 		}
 	}
 	return error;
@@ -326,6 +375,38 @@ static void blk(const struct command *c)
 	}
 }
 
+/* What the device can do: requests=N reads or writes, to random places if random= is given. */
+static void blk_load(const struct command *c)
+{
+	uint64_t cycles, wakeups, total = arg(c, "requests", 1);
+	const char *error;
+
+	if (!prepare(c))
+		return;
+	job.load = true;
+	job.random = arg(c, "random", 0);
+	if (job.sectors < job.request_bytes / SECTOR) {
+		fail(c, "count");
+		return;
+	}
+	job.d->kicks = 0;
+	virtio_irqs(job.d, arg(c, "irq", 1) != 0);
+	wakeups = job.d->irqs_seen;
+	cycles = tsc();
+	error = run_load(total);
+	cycles = tsc() - cycles;
+	wakeups = job.d->irqs_seen - wakeups;
+	virtio_irqs(job.d, false);
+	if (error) {
+		fail(c, "%s requests=%lu status=%u", error, job.requests, virtio_status(job.d));
+		return;
+	}
+	answer(c);
+	say(" requests=%lu errors=%lu bytes=%lu kicks=%lu irqs=%lu us=%lu", job.requests,
+	    job.errors + job.unsupported, job.bytes, job.d->kicks, wakeups,
+	    cycles / (machine.tsc_khz / 1000));
+}
+
 /* Reset with requests in flight: from then on the device must not touch memory. */
 static void blk_reset(const struct command *c)
 {
@@ -376,8 +457,5 @@ static void blk_info(const struct command *c)
 }
 
 const struct verb blk_verbs[] = {
-	{"blk", blk},
-	{"blk_reset", blk_reset},
-	{"blk_info", blk_info},
-	{NULL, NULL},
+	{"blk", blk}, {"blk_load", blk_load}, {"blk_reset", blk_reset}, {"blk_info", blk_info}, {NULL, NULL},
 };

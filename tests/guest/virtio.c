@@ -193,9 +193,10 @@ bool queue_pop(struct queue *q, uint16_t *ret_head, uint32_t *ret_bytes)
 	return true;
 }
 
-/* Ask for an interrupt at the next used element, or, polling, for none. */
-static void want_irq(struct device *d, struct queue *q)
+void queue_arm(struct device *d, unsigned queue)
 {
+	struct queue *q = &d->queue[queue];
+
 	if (d->features & F_EVENT_IDX)
 		*(volatile uint16_t *)&q->avail->ring[q->size] =
 			(uint16_t)(q->last_used + (d->vector ? 0 : 0x8000));
@@ -209,7 +210,7 @@ const char *queue_wait(struct device *d, unsigned queue, uint64_t timeout_us)
 	struct queue *q = &d->queue[queue];
 	uint64_t begun = tsc(), looked = begun;
 
-	want_irq(d, q);
+	queue_arm(d, queue);
 	if (used_pending(q))
 		return NULL; /* since before: no interrupt is owed */
 	for (;;) {

@@ -100,6 +100,8 @@ void queue_add(struct queue *q, uint16_t head);
 void queue_kick(struct device *d, unsigned queue);
 /* The next used element, if there is one. */
 bool queue_pop(struct queue *q, uint16_t *ret_head, uint32_t *ret_bytes);
+/* Ask for an interrupt at the next used element, or, polling, for none. */
+void queue_arm(struct device *d, unsigned queue);
 /*
  * Wait until queue_pop() has something; by interrupt if virtio_irqs() are on. NULL, or what went wrong:
  * "timeout", "needs-reset", "lost-interrupt".
