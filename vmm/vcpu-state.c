@@ -16,11 +16,13 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
 #include "base/bytes.h"
 #include "vmm/boot-structs.h"
+#include "vmm/kvm.h"
 #include "vmm/layout.h"
 #include "vmm/vcpu-cpuid.h"
 
@@ -58,7 +60,7 @@
 #define SEGMENT_DATA 0x3 /* read, write, accessed */
 #define SEGMENT_TASK 0xb /* 32/64-bit TSS, busy */
 
-/* KVM's supported CPUID with room for more; the caller frees it. */
+/* KVM's supported CPUID with room for more. */
 static int supported_cpuid(int kvm_fd, size_t *ret_capacity, struct kvm_cpuid2 **ret)
 {
 	for (uint32_t n = CPUID_ENTRIES_FIRST; n <= CPUID_ENTRIES_MAX; n *= 2) {
@@ -80,18 +82,36 @@ static int supported_cpuid(int kvm_fd, size_t *ret_capacity, struct kvm_cpuid2 *
 	return -E2BIG;
 }
 
-int vcpu_set_cpuid(int kvm_fd, int vcpu_fd, unsigned index, unsigned count, struct errmsg *err)
+int vcpu_supported_read(int kvm_fd, struct errmsg *err, struct vcpu_supported *ret)
 {
-	bool tsc_deadline = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
-	auto_free struct kvm_cpuid2 *cpuid = NULL;
-	size_t capacity = 0;
+	struct vcpu_supported supported = {
+		.tsc_deadline = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0};
+	int r = supported_cpuid(kvm_fd, &supported.capacity, &supported.cpuid);
+
+	if (r < 0)
+		return errmsg_set(err, r, "%s: cannot learn KVM's supported CPUID: %s", KVM_DEVICE,
+				  strerror(-r));
+	*ret = supported;
+	return 0;
+}
+
+void vcpu_supported_done(struct vcpu_supported *supported)
+{
+	free(supported->cpuid);
+	*supported = (struct vcpu_supported){0};
+}
+
+int vcpu_set_cpuid(const struct vcpu_supported *supported, int vcpu_fd, unsigned index, unsigned count,
+		   struct errmsg *err)
+{
+	size_t bytes = sizeof(struct kvm_cpuid2) + supported->capacity * sizeof(struct kvm_cpuid_entry2);
+	auto_free struct kvm_cpuid2 *cpuid = malloc(bytes);
 	int r;
 
-	r = supported_cpuid(kvm_fd, &capacity, &cpuid);
-	if (r < 0)
-		return errmsg_set(err, r, "vCPU %u: cannot learn KVM's supported CPUID: %s", index,
-				  strerror(-r));
-	r = vcpu_cpuid_adjust(cpuid, capacity, index, count, tsc_deadline);
+	if (!cpuid)
+		return -ENOMEM;
+	memcpy(cpuid, supported->cpuid, bytes);
+	r = vcpu_cpuid_adjust(cpuid, supported->capacity, index, count, supported->tsc_deadline);
 	if (r == 0 && ioctl(vcpu_fd, KVM_SET_CPUID2, cpuid) < 0)
 		r = -errno;
 	if (r < 0)

@@ -260,7 +260,8 @@ static void *vcpu_main(void *arg)
 	return NULL;
 }
 
-static int vcpu_create(struct vcpu *v, const struct boot_state *boot, struct errmsg *err)
+static int vcpu_create(struct vcpu *v, const struct vcpu_supported *supported, const struct boot_state *boot,
+		       struct errmsg *err)
 {
 	const struct vcpu_set_config *config = &v->set->config;
 	void *run;
@@ -274,7 +275,7 @@ static int vcpu_create(struct vcpu *v, const struct boot_state *boot, struct err
 	if (run == MAP_FAILED)
 		return errmsg_set(err, -errno, "vCPU %u: cannot map kvm_run: %s", v->index, strerror(errno));
 	v->run = run;
-	r = vcpu_set_cpuid(config->kvm->system_fd, v->fd, v->index, config->count, err);
+	r = vcpu_set_cpuid(supported, v->fd, v->index, config->count, err);
 	if (r < 0)
 		return r;
 	return vcpu_set_boot_registers(v->fd, v->index, boot, err);
@@ -311,13 +312,15 @@ int vcpu_set_new(const struct vcpu_set_config *config, const struct boot_state *
 
 int vcpu_set_make(struct vcpu_set *set, const struct boot_state *boot, struct errmsg *err)
 {
-	for (unsigned i = 0; i < set->config.count; i++) {
-		int r = vcpu_create(&set->vcpus[i], boot, err);
+	struct vcpu_supported supported;
+	int r = vcpu_supported_read(set->config.kvm->system_fd, err, &supported);
 
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; r == 0 && i < set->config.count; i++)
+		r = vcpu_create(&set->vcpus[i], &supported, boot, err);
+	vcpu_supported_done(&supported);
+	return r;
 }
 
 void vcpu_set_drop(struct vcpu_set *set)

@@ -102,6 +102,7 @@ static void start(struct machine *m, enum boot_entry kind, uint64_t ram, const s
 				   .entry = GPA(LOAD),
 				   .kind = kind};
 	struct boot_blob none = BOOT_BLOB_EMPTY;
+	struct vcpu_supported supported;
 	struct errmsg err = {0};
 	void *run;
 
@@ -112,12 +113,14 @@ static void start(struct machine *m, enum boot_entry kind, uint64_t ram, const s
 	OK(kvm_open(&m->kvm, &err), &err);
 	OK(kvm_set_memory(&m->kvm, m->mem, &err), &err);
 	OK(kvm_create_irqchip(&m->kvm, &err), &err);
+	OK(vcpu_supported_read(m->kvm.system_fd, &err, &supported), &err);
 	for (unsigned i = 0; i < 2; i++) {
 		m->vcpus[i] = ioctl(m->kvm.vm_fd, KVM_CREATE_VCPU, (unsigned long)i);
 		assert_true(m->vcpus[i] >= 0);
-		OK(vcpu_set_cpuid(m->kvm.system_fd, m->vcpus[i], i, 2, &err), &err);
+		OK(vcpu_set_cpuid(&supported, m->vcpus[i], i, 2, &err), &err);
 		OK(vcpu_set_boot_registers(m->vcpus[i], i, &m->boot, &err), &err);
 	}
+	vcpu_supported_done(&supported);
 	run = mmap(NULL, m->kvm.run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, m->vcpus[0], 0);
 	assert_true(run != MAP_FAILED);
 	m->run = run;
