@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks run, in their shortest form, and print the keys they promise. Their bars are no matter of tests."""
+"""The benchmarks run, in their shortest form, and print the keys they promise. Bars of speed are no matter of tests."""
 import json
 import os
 import pathlib
@@ -33,6 +33,7 @@ class Bench(unittest.TestCase):
         self.assertGreater(got["private_kib"], got["private_second_kib"])
         self.assertGreater(got["private_second_kib"], 50)
         self.assertGreater(got["socket_ms"], 0.5)
+        self.assertTrue(got["within_bars"]["private_kib"], got)  # this one does not depend on who else uses the machine
         self.assertEqual(set(got["within_bars"]), {"private_kib", "socket_ms", "idle_wakeups_per_s"})
 
     @needs_kvm
