@@ -35,10 +35,6 @@ class Room(ProbeTest):
         vm.close()
         self.vms.remove(vm)
 
-    def has_option(self, name):
-        """Whether `sardine run` knows it."""
-        return f"--{name}" in self.sardine("run", "--help").stdout
-
 
 def arguments(doc):
     """A parser with what all benchmarks take."""
