@@ -12,6 +12,7 @@
 
 #include "base/fs.h"
 #include "base/reopen.h"
+#include "base/syscalls.h"
 
 static const char *const level_names[] = {
 	[LOG_LEVEL_ERROR] = "error",
@@ -49,6 +50,8 @@ int log_open(const char *path, enum log_level level, const char *tag)
 	struct reopen file = REOPEN_NONE;
 	int fd = STDERR_FILENO;
 
+	/* Reads /etc/localtime, which gmtime_r() would do later, when the process may open nothing any more. */
+	tzset();
 	if (path) {
 		int r;
 
@@ -116,3 +119,5 @@ void log_line(enum log_level level, const char *fmt, ...)
 		/* Nowhere left to say it. */
 	}
 }
+
+DEFINE_SYSCALLS(log_syscalls, SYSCALL(write));

@@ -56,3 +56,6 @@ int reopen_file(const struct reopen *r, int fd)
 		return -ENOTSUP;
 	return dup3(now, fd, O_CLOEXEC) < 0 ? -errno : 0;
 }
+
+DEFINE_SYSCALLS(reopen_syscalls, SYSCALL_IF(openat, 2, OPEN_FLAGS), SYSCALL(dup3),
+		SYSCALL_IF(newfstatat, 3, AT_EMPTY_PATH));

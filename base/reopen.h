@@ -4,6 +4,7 @@
 #define SARDINE_BASE_REOPEN_H
 
 #include "base/cleanup.h"
+#include "base/syscalls.h"
 
 /* Where a file is to be found: its folder, held open, and its name there. It works in a chroot and after the folder moved. */
 struct reopen {
@@ -32,5 +33,7 @@ void reopen_done(struct reopen *r);
  * Return: 0, or the errno of open (-ELOOP: a symbolic link), -ENOTSUP when the name is no regular file; @fd is as before then.
  */
 int reopen_file(const struct reopen *r, int fd) must_check;
+
+extern const struct syscall_list reopen_syscalls;
 
 #endif

@@ -6,7 +6,7 @@
 declare -gA _sardine_options=(
 	[run]='--balloon= --cache-dir= --cgroup= --cmdline= --config= --console= --cpus= --detach --disk= --dry-run --initrd= --json
 		--kaslr= --kernel= --log-file= --log-level= --mem= --mergeable= --name= --net= --on-crash= --on-reboot= --rng=
-		--stop-timeout= --vsock='
+		--sandbox= --seccomp= --stop-timeout= --user= --vsock='
 	[ps]='--json'
 	[stop]='--json --timeout='
 	[kill]='--json'
@@ -62,6 +62,9 @@ _sardine_value() {
 	--balloon) _sardine_parts 'on off size= stats=on stats=off deflate-on-oom=on deflate-on-oom=off reporting=on reporting=off poison=on poison=off stats-interval=' ;;
 	--net) _sardine_parts 'tap= tap-fd= mac= mtu= bw= iops=' ;;
 	--vsock) _sardine_parts 'cid= path= bw= iops=' ;;
+	--sandbox) _sardine_offer 'on off' ;;
+	--seccomp) _sardine_offer 'on log off' ;;
+	--user) mapfile -t COMPREPLY < <(compgen -u -- "$cur") ;;
 	--on-reboot | --on-crash) _sardine_offer 'restart exit' ;;
 	--rng) _sardine_parts 'on off bw= iops=' ;;
 	--disk) _sardine_parts 'path= ro direct=on direct=off serial= bw= iops=' ;;

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/syscalls.h"
+
 #include "base/cleanup.h"
 
 /* Of one process, in pages of 4 KiB. */
@@ -25,18 +27,36 @@ struct ksm_host_usage {
 	bool known;
 };
 
-/**
- * ksm_process_usage_read() - Read what KSM merged in a process.
- * @proc: "/proc/self", "/proc/PID", or a folder like it in a test.
- *
- * A kernel without KSM gives all zero, unknown.
- */
-void ksm_process_usage_read(const char *proc, struct ksm_process_usage *ret);
+/* Open files of the kernel: they can be read again and again, also where the folders they lie in are out of reach. -1: there is none. */
+struct ksm_process_files {
+	int merging_pages;
+	int stat;
+};
+
+struct ksm_host_files {
+	int pages_shared;
+	int pages_sharing;
+	int zero_pages;
+};
 
 /**
- * ksm_host_usage_read() - Read what KSM merged on the host.
- * @root: "/sys/kernel/mm/ksm", or a folder like it in a test.
+ * ksm_process_files_open() - Open what says what KSM merged in a process.
+ * @proc: "/proc/self", "/proc/PID", or a folder like it in a test.
+ * @ret: closed with ksm_process_files_close(); what a kernel without KSM does not have is -1.
  */
-void ksm_host_usage_read(const char *root, struct ksm_host_usage *ret);
+void ksm_process_files_open(const char *proc, struct ksm_process_files *ret);
+void ksm_process_files_close(struct ksm_process_files *files);
+
+/* The same of the host. @root: "/sys/kernel/mm/ksm", or a folder like it in a test. */
+void ksm_host_files_open(const char *root, struct ksm_host_files *ret);
+void ksm_host_files_close(struct ksm_host_files *files);
+
+/* Read what KSM merged in a process. A kernel without KSM gives all zero, unknown. Any thread. */
+void ksm_process_usage_read(const struct ksm_process_files *files, struct ksm_process_usage *ret);
+
+/* Read what KSM merged on the host. Any thread. */
+void ksm_host_usage_read(const struct ksm_host_files *files, struct ksm_host_usage *ret);
+
+extern const struct syscall_list ksm_usage_syscalls;
 
 #endif

@@ -123,6 +123,8 @@ int client_open(const char *name, struct errmsg *err, struct client *ret)
 
 void client_close(struct client *c)
 {
+	/* A VM that has ended cannot remove its own files when it was confined. */
+	(void)rundir_clean(&c->dir);
 	rundir_close(&c->dir);
 	close_fd_p(&c->fd);
 	free(c->buf);

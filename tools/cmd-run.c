@@ -9,6 +9,7 @@
 #include "tools/cli.h"
 #include "tools/client.h"
 #include "tools/run-cgroup.h"
+#include "tools/run-confine.h"
 #include "tools/run-control.h"
 #include "tools/run-detach.h"
 #include "tools/run-memory.h"
@@ -32,6 +33,8 @@ struct run {
 	bool on_terminal;
 	bool hangup_ignored;
 	struct run_notify notify;
+	bool leave_files; /* out of reach: whoever looks for VMs removes them */
+	struct confine_user user;
 	struct rundir rundir;
 	struct rundir_name *name;
 	struct io_loop *loop;
@@ -189,7 +192,9 @@ static int run_prepare(struct run *run, struct errmsg *err)
 	const struct vm_config *config = run->config;
 	int r;
 
-	r = rundir_open(true, err, &run->rundir);
+	r = confine_user_parse(config->user, &run->user, err);
+	if (r == 0)
+		r = rundir_open(true, err, &run->rundir);
 	if (r == 0)
 		r = rundir_claim(&run->rundir, config->name, err, &run->name);
 	if (r == 0)
@@ -225,7 +230,10 @@ static void run_undo(struct run *run)
 		console_discard_file(run->console);
 	console_free(run->console);
 	io_loop_free(run->loop);
-	rundir_release(run->name);
+	if (run->leave_files)
+		rundir_name_forget(run->name);
+	else
+		rundir_release(run->name);
 	rundir_close(&run->rundir);
 }
 
@@ -243,6 +251,34 @@ static int run_ended(struct run *run)
 	return end == VM_END_POWER_OFF ? CLI_OK : CLI_FAILED;
 }
 
+/* Everything is open: give up what the guest must not reach through us. */
+static int run_confine(struct run *run, struct errmsg *err)
+{
+	const struct vm_config *config = run->config;
+	thread_confine_fn confine = confine_threads(config);
+	bool new_root;
+	int r = confine_process(config, &run->user, &run->rundir, err, &new_root);
+
+	if (r < 0)
+		return r;
+	if (config->sandbox && !new_root)
+		log_info("--sandbox: not started by root, so the file system stays in sight");
+	run->leave_files = new_root || confine;
+	if (run->leave_files)
+		console_leave_file(run->console);
+	run_control_confined(run->control, confine, run->leave_files);
+	vm_set_confine(run->vm, confine);
+	r = vm_confined(run->vm, run->leave_files, new_root);
+	if (r < 0)
+		return r;
+	/* A descriptor that leads out of the empty root. */
+	if (run->leave_files)
+		rundir_close(&run->rundir);
+	if (confine)
+		confine(THREAD_LOOP);
+	return 0;
+}
+
 static int run_until_end(struct run *run, struct errmsg *err)
 {
 	int r;
@@ -252,7 +288,9 @@ static int run_until_end(struct run *run, struct errmsg *err)
 		return errmsg_set(err, -ECANCELED, "stopped by a signal before the guest was started");
 	}
 	run_memory_trim();
-	r = vm_start(run->vm, err);
+	r = run_confine(run, err);
+	if (r == 0)
+		r = vm_start(run->vm, err);
 	if (r < 0)
 		return r;
 	run->started = true;
@@ -282,6 +320,9 @@ static int run_vm(const char *verb, const struct vm_config *config, int report_f
 	int code, r;
 
 	run_memory_init();
+	/* What whoever started us left open is nothing that a guest should come near. */
+	confine_inherited(config, report_fd);
+
 	run_notify_open(&run.notify, &notify_err);
 	r = run_prepare(&run, &err);
 	if (notify_err.text[0])

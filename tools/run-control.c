@@ -7,6 +7,7 @@
 #include "base/log.h"
 
 struct run_control {
+	thread_confine_fn confine; /* NULL: threads keep what they may do */
 	struct vm *vm;
 	struct console *console;
 	struct control *control;
@@ -101,6 +102,14 @@ static void on_resume(void *arg)
 	vm_resume(rc->vm);
 }
 
+static void on_thread_started(void *arg)
+{
+	struct run_control *rc = arg;
+
+	if (rc->confine)
+		rc->confine(THREAD_WORKER);
+}
+
 static int on_console(void *arg, int fd, const void *prefix, size_t prefix_len, const void *input,
 		      size_t input_len)
 {
@@ -119,6 +128,7 @@ static const struct control_ops ops = {
 	.dump = on_dump,
 	.pause = on_pause,
 	.resume = on_resume,
+	.thread_started = on_thread_started,
 	.console = on_console,
 };
 
@@ -137,6 +147,13 @@ int run_control_new(struct io_loop *loop, const char *path, struct vm *vm, struc
 		return r;
 	*ret = TAKE_PTR(rc);
 	return 0;
+}
+
+void run_control_confined(struct run_control *rc, thread_confine_fn confine, bool leave_file)
+{
+	rc->confine = confine;
+	if (leave_file)
+		control_leave_file(rc->control);
 }
 
 void run_control_free(struct run_control *rc)

@@ -60,6 +60,8 @@ static int get_all(struct errmsg *err, struct vm_list *list)
 		return 0;
 	if (r < 0)
 		return errmsg_set(err, r, "%s", ignored.text);
+	/* VMs that were confined leave their files. */
+	(void)rundir_clean(&dir);
 	r = rundir_list(&dir, &entries, &count);
 	if (r < 0)
 		errmsg_set(err, r, "runtime directory %s: %s", dir.path, strerror(-r));
@@ -88,13 +90,16 @@ static int get_one(const char *name, struct errmsg *err, struct vm_list *list)
 int vm_list_get(const char *only, struct errmsg *err, struct vm_list *ret)
 {
 	struct vm_list list = {0};
+	struct ksm_host_files ksm;
 	int r = only ? get_one(only, err, &list) : get_all(err, &list);
 
 	if (r < 0) {
 		vm_list_done(&list);
 		return r;
 	}
-	ksm_host_usage_read("/sys/kernel/mm/ksm", &list.host.ksm);
+	ksm_host_files_open("/sys/kernel/mm/ksm", &ksm);
+	ksm_host_usage_read(&ksm, &list.host.ksm);
+	ksm_host_files_close(&ksm);
 	*ret = list;
 	return 0;
 }

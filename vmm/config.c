@@ -38,6 +38,9 @@
 
 static const char *const action_names[] = {[CONFIG_RESTART] = "restart", [CONFIG_EXIT] = "exit", NULL};
 
+static const char *const seccomp_names[] = {
+	[CONFIG_SECCOMP_ON] = "on", [CONFIG_SECCOMP_LOG] = "log", [CONFIG_SECCOMP_OFF] = "off", NULL};
+
 const struct config_key config_keys[] = {
 	KEY("name", "--name", NAME, name),
 	KEY("kernel", "--kernel", PATH, kernel),
@@ -57,6 +60,9 @@ const struct config_key config_keys[] = {
 	CHOICE("on_crash", "--on-crash", on_crash, action_names),
 	KEY("detach", "--detach", SWITCH, detach),
 	KEY("stop_timeout", "--stop-timeout", COUNT, stop_timeout_s),
+	KEY("user", "--user", STRING, user),
+	KEY("sandbox", "--sandbox", SWITCH, sandbox),
+	CHOICE("seccomp", "--seccomp", seccomp, seccomp_names),
 	KEY("cgroup", "--cgroup", PATH, cgroup),
 	KEY("log_file", "--log-file", PATH, log_file),
 	KEY("log_level", "--log-level", LEVEL, log_level),
@@ -88,6 +94,7 @@ int vm_config_init(struct vm_config *config)
 		.console = CONSOLE_STDIO,
 		.on_reboot = CONFIG_RESTART,
 		.on_crash = CONFIG_EXIT,
+		.seccomp = CONFIG_SECCOMP_OFF,
 		.stop_timeout_s = CONFIG_STOP_TIMEOUT_S,
 		.log_level = LOG_LEVEL_INFO,
 	};
@@ -133,6 +140,7 @@ void vm_config_done(struct vm_config *config)
 	free(config->initrd);
 	free(config->cmdline);
 	free(config->console_path);
+	free(config->user);
 	free(config->cgroup);
 	free(config->log_file);
 	free(config->cache_dir);

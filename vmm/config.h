@@ -28,6 +28,9 @@
 /* What follows a reset by the guest, and a crash. */
 enum config_action { CONFIG_RESTART, CONFIG_EXIT };
 
+/* What happens to a thread that makes a system call which is not listed for it. */
+enum config_seccomp { CONFIG_SECCOMP_ON, CONFIG_SECCOMP_LOG, CONFIG_SECCOMP_OFF };
+
 enum console_kind { CONSOLE_STDIO, CONSOLE_NONE, CONSOLE_FILE, CONSOLE_UNIX, CONSOLE_KINDS };
 
 struct disk_config {
@@ -91,8 +94,11 @@ struct vm_config {
 	unsigned on_reboot; /* enum config_action, as the next */
 	unsigned on_crash;
 	unsigned stop_timeout_s; /* from the power button by a signal to the kill */
-	char *cgroup;		 /* NULL: stay */
-	char *log_file;		 /* NULL: stderr (detached: NAME.log in the runtime directory) */
+	char *user;		 /* NULL: stay; NAME[:GROUP] */
+	bool sandbox;
+	unsigned seccomp; /* enum config_seccomp */
+	char *cgroup;	  /* NULL: stay */
+	char *log_file;	  /* NULL: stderr (detached: NAME.log in the runtime directory) */
 	enum log_level log_level;
 	char *cache_dir; /* NULL: the default of boot_cache_open() */
 };

@@ -455,6 +455,11 @@ static void drain_last(struct console *console)
 	}
 }
 
+void console_leave_file(struct console *console)
+{
+	unix_server_leave(console->server);
+}
+
 void console_free(struct console *console)
 {
 	if (!console)
@@ -485,3 +490,9 @@ void console_counters(struct console *console, struct console_counters *ret)
 	for (const struct console_end *end = console->ends; end; end = end->next)
 		ret->readers += end->out.fd >= 0;
 }
+
+DEFINE_SYSCALLS(console_syscalls, SYSCALL(read), SYSCALL(write), SYSCALL(recvfrom), SYSCALL(sendto),
+		SYSCALL(poll), SYSCALL_IF(fcntl, 1, F_DUPFD_CLOEXEC), SYSCALL_IF(fcntl, 1, F_GETFL),
+		SYSCALL_IF(fcntl, 1, F_SETFL), SYSCALL_IF(newfstatat, 3, AT_EMPTY_PATH),
+		/* Ctrl-A x stops the VM as SIGTERM does */
+		SYSCALL_IF(kill, 1, SIGTERM));

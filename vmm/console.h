@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/errmsg.h"
+#include "base/syscalls.h"
 #include "vmm/config.h"
 #include "vmm/io-loop.h"
 
@@ -58,6 +59,8 @@ int console_new(struct io_loop *loop, enum console_kind kind, const char *path, 
  * Context: the loop's thread, or after it ended; vCPUs have ended.
  */
 void console_free(struct console *console);
+/* From now on console_free() leaves the file of a unix: console: the process is confined. */
+void console_leave_file(struct console *console);
 DEFINE_CLEANUP(struct console, console_free)
 
 /*
@@ -102,5 +105,7 @@ int console_attach(struct console *console, int fd, const void *prefix, size_t p
 
 /* Context: the loop's thread. */
 void console_counters(struct console *console, struct console_counters *ret);
+
+extern const struct syscall_list console_syscalls;
 
 #endif

@@ -14,6 +14,8 @@ static void *dump_main(void *arg)
 	struct control *control = dump->control;
 	uint64_t one = 1;
 
+	if (control->ops->thread_started)
+		control->ops->thread_started(control->arg);
 	dump->error = control->ops->dump(control->arg, dump->fd, dump->format, &dump->cancel, &dump->err,
 					 &dump->result);
 	(void)!write(control->dump_fd, &one, sizeof(one));

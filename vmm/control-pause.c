@@ -23,6 +23,8 @@ static void *pause_main(void *arg)
 	struct control *control = arg;
 	uint64_t one = 1;
 
+	if (control->ops->thread_started)
+		control->ops->thread_started(control->arg);
 	control->ops->pause(control->arg);
 	(void)!write(control->pause_fd, &one, sizeof(one));
 	return NULL;

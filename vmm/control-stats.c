@@ -20,6 +20,8 @@ static void *stats_main(void *arg)
 	struct control *control = arg;
 	uint64_t one = 1;
 
+	if (control->ops->thread_started)
+		control->ops->thread_started(control->arg);
 	control->stats_error = control->ops->usage(control->arg, &control->stats_usage);
 	(void)!write(control->stats_fd, &one, sizeof(one));
 	return NULL;

@@ -4,6 +4,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -459,6 +460,11 @@ int control_new(struct io_loop *loop, const char *path, const char *name, const 
 	return 0;
 }
 
+void control_leave_file(struct control *control)
+{
+	unix_server_leave(control->server);
+}
+
 void control_free(struct control *control)
 {
 	if (!control)
@@ -507,3 +513,6 @@ void control_ended(struct control *control, const char *end, const char *detail)
 		}
 	}
 }
+
+DEFINE_SYSCALLS(control_syscalls, SYSCALL(recvmsg), SYSCALL(recvfrom), SYSCALL(sendto), SYSCALL(poll),
+		SYSCALL(read), SYSCALL(write), SYSCALL_IF(fcntl, 1, F_DUPFD_CLOEXEC));

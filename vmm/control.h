@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "base/errmsg.h"
+#include "base/syscalls.h"
 #include "stats/usage.h"
 #include "vmm/dump.h"
 #include "vmm/io-loop.h"
@@ -47,6 +48,8 @@ struct control_ops {
 	/* As vm_pause() and vm_resume(); they alternate. */
 	void (*pause)(void *arg);
 	void (*resume)(void *arg);
+	/* Called first by each thread of the control socket; NULL: nothing to do. */
+	void (*thread_started)(void *arg);
 	/* As console_attach(). */
 	int (*console)(void *arg, int fd, const void *prefix, size_t prefix_len, const void *input,
 		       size_t input_len);
@@ -69,6 +72,8 @@ int control_new(struct io_loop *loop, const char *path, const char *name, const 
 
 /* Cancel a dump, drop the clients, remove the socket. Context: the loop's thread, or after it ended. */
 void control_free(struct control *control);
+/* From now on control_free() leaves the socket's file: the process is confined. */
+void control_leave_file(struct control *control);
 DEFINE_CLEANUP(struct control, control_free)
 
 /**
@@ -89,5 +94,7 @@ void control_rebooted(struct control *control);
  * Takes at most a second when they do not read. Context: after the loop ended, before control_free().
  */
 void control_ended(struct control *control, const char *end, const char *detail);
+
+extern const struct syscall_list control_syscalls;
 
 #endif

@@ -260,8 +260,11 @@ static int check_file(int fd, struct errmsg *err)
 int dump_write(struct guest_memory *mem, int fd, enum dump_format format, const atomic_bool *cancel,
 	       struct errmsg *err, struct dump_result *ret)
 {
-	auto_fd pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	struct dump d = {.mem = mem, .fd = fd, .pagemap_fd = pagemap, .cancel = cancel, .err = err};
+	struct dump d = {.mem = mem,
+			 .fd = fd,
+			 .pagemap_fd = guest_memory_pagemap_fd(mem),
+			 .cancel = cancel,
+			 .err = err};
 	int r = check_file(fd, err);
 
 	if (r == 0)
@@ -269,3 +272,6 @@ int dump_write(struct guest_memory *mem, int fd, enum dump_format format, const 
 	*ret = d.result;
 	return r;
 }
+
+DEFINE_SYSCALLS(dump_syscalls, SYSCALL(pread64), SYSCALL(pwrite64), SYSCALL(ftruncate),
+		SYSCALL_IF(fcntl, 1, F_GETFL), SYSCALL_IF(newfstatat, 3, AT_EMPTY_PATH));

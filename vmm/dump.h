@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/errmsg.h"
+#include "base/syscalls.h"
 #include "vmm/guest-memory.h"
 
 enum dump_format {
@@ -47,5 +48,7 @@ struct dump_result {
  */
 int dump_write(struct guest_memory *mem, int fd, enum dump_format format, const atomic_bool *cancel,
 	       struct errmsg *err, struct dump_result *ret) must_check;
+
+extern const struct syscall_list dump_syscalls;
 
 #endif

@@ -3,6 +3,7 @@
 #include "vmm/guest-memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -39,6 +40,7 @@ struct guest_memory {
 	uint64_t bytes;
 	bool mergeable;
 	atomic_bool expect_huge;
+	int pagemap_fd;
 	size_t region_count;
 	struct guest_region regions[GUEST_MEMORY_REGIONS_MAX];
 	pthread_mutex_t mutex;
@@ -112,6 +114,7 @@ int guest_memory_new(uint64_t bytes, bool mergeable, struct guest_memory **ret)
 	mem->bytes = bytes;
 	mem->mergeable = mergeable;
 	atomic_init(&mem->expect_huge, thp_always());
+	mem->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	r = region_map(mem, GPA(0), low);
 	if (r == 0 && bytes > low)
 		r = region_map(mem, GPA(GUEST_MEMORY_HIGH), bytes - low);
@@ -127,6 +130,7 @@ void guest_memory_free(struct guest_memory *mem)
 		return;
 	for (size_t i = 0; i < mem->region_count; i++)
 		munmap(mem->regions[i].hva, mem->regions[i].bytes);
+	close_fd_p(&mem->pagemap_fd);
 	pthread_mutex_destroy(&mem->mutex);
 	frame_extents_done(&mem->extents);
 	free(mem);
@@ -140,6 +144,11 @@ uint64_t guest_memory_bytes(const struct guest_memory *mem)
 bool guest_memory_mergeable(const struct guest_memory *mem)
 {
 	return mem->mergeable;
+}
+
+int guest_memory_pagemap_fd(const struct guest_memory *mem)
+{
+	return mem->pagemap_fd;
 }
 
 size_t guest_memory_region_count(const struct guest_memory *mem)
@@ -473,3 +482,7 @@ uint64_t guest_memory_boot_file_frames(struct guest_memory *mem)
 {
 	return guest_memory_frames(mem, FRAME_BOOT_FILE);
 }
+DEFINE_SYSCALLS(guest_memory_syscalls, SYSCALL_WITHOUT(mmap, 2, PROT_EXEC), SYSCALL(munmap),
+		SYSCALL_IF(madvise, 2, MADV_DONTNEED), SYSCALL_IF(madvise, 2, MADV_DONTDUMP),
+		SYSCALL_IF(madvise, 2, MADV_MERGEABLE), SYSCALL_IF(madvise, 2, MADV_NORMAL),
+		SYSCALL_IF(madvise, 2, MADV_COLD));

@@ -10,6 +10,7 @@
 
 #include "base/addr.h"
 #include "base/cleanup.h"
+#include "base/syscalls.h"
 
 /* RAM below 4 GiB ends here at the latest; devices live between it and 4 GiB (docs of the layout:
  * vmm/layout.h). */
@@ -58,6 +59,9 @@ DEFINE_CLEANUP(struct guest_memory, guest_memory_free)
 
 uint64_t guest_memory_bytes(const struct guest_memory *mem);
 bool guest_memory_mergeable(const struct guest_memory *mem);
+/* /proc/self/pagemap, open for reading as long as the memory lives; -1: it cannot be read here. */
+int guest_memory_pagemap_fd(const struct guest_memory *mem);
+
 size_t guest_memory_region_count(const struct guest_memory *mem);
 const struct guest_region *guest_memory_region(const struct guest_memory *mem, size_t index);
 
@@ -191,5 +195,7 @@ int guest_memory_reset(struct guest_memory *mem) must_check;
 
 /* Frames that are mapped from boot files now: what was mapped at start less what was discarded since. */
 uint64_t guest_memory_boot_file_frames(struct guest_memory *mem);
+
+extern const struct syscall_list guest_memory_syscalls;
 
 #endif

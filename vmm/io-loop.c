@@ -261,3 +261,6 @@ void io_loop_stop(struct io_loop *loop)
 	atomic_store_explicit(&loop->stop, true, memory_order_release);
 	io_loop_wake(loop);
 }
+
+DEFINE_SYSCALLS(io_loop_syscalls, SYSCALL(epoll_wait), SYSCALL(epoll_ctl), SYSCALL(timerfd_create),
+		SYSCALL(timerfd_settime), SYSCALL(read), SYSCALL(write));

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "base/cleanup.h"
+#include "base/syscalls.h"
 
 struct io_loop;
 struct io_source;
@@ -60,5 +61,7 @@ int io_loop_post(struct io_loop *loop, void (*fn)(void *arg), void *arg) must_ch
 int io_loop_run(struct io_loop *loop) must_check;
 /* Make io_loop_run() return after the current round. Any thread. */
 void io_loop_stop(struct io_loop *loop);
+
+extern const struct syscall_list io_loop_syscalls;
 
 #endif

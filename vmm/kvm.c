@@ -243,3 +243,10 @@ unsigned kvm_vcpus_max(const struct kvm *kvm)
 
 	return max > 0 ? (unsigned)max : 4; /* 4: what api.rst says to assume */
 }
+
+/* kvm_renew(): the next boot gets a new VM. */
+DEFINE_SYSCALLS(kvm_syscalls, SYSCALL_IF(ioctl, 1, KVM_CHECK_EXTENSION), SYSCALL_IF(ioctl, 1, KVM_CREATE_VM),
+		SYSCALL_IF(ioctl, 1, KVM_SET_IDENTITY_MAP_ADDR), SYSCALL_IF(ioctl, 1, KVM_SET_TSS_ADDR),
+		SYSCALL_IF(ioctl, 1, KVM_ENABLE_CAP), SYSCALL_IF(ioctl, 1, KVM_CREATE_IRQCHIP),
+		SYSCALL_IF(ioctl, 1, KVM_CREATE_PIT2), SYSCALL_IF(ioctl, 1, KVM_SET_USER_MEMORY_REGION),
+		SYSCALL_IF(ioctl, 1, KVM_IRQFD), SYSCALL_IF(ioctl, 1, KVM_IOEVENTFD));

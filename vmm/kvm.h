@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "base/errmsg.h"
+#include "base/syscalls.h"
 #include "vmm/guest-memory.h"
 #include "vmm/irq.h"
 #include "vmm/layout.h"
@@ -90,5 +91,7 @@ int kvm_ioeventfd(struct kvm *kvm, gpa_t gpa, uint32_t value, int fd) must_check
 
 /* Highest number of vCPUs that a VM can have here. */
 unsigned kvm_vcpus_max(const struct kvm *kvm);
+
+extern const struct syscall_list kvm_syscalls;
 
 #endif

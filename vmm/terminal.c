@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/ioctl.h>
 #include <termios.h>
 
 /*
@@ -165,3 +166,7 @@ bool terminal_escape_filter(struct terminal_escape *state, uint8_t *buf, size_t 
 	*len = out;
 	return false;
 }
+
+/* A terminal is put back, whatever ends the process. */
+DEFINE_SYSCALLS(terminal_syscalls, SYSCALL_IF(ioctl, 1, TCGETS), SYSCALL_IF(ioctl, 1, TCSETS),
+		SYSCALL_IF(ioctl, 1, TIOCGPGRP), SYSCALL(getpgrp), SYSCALL(rt_sigaction));

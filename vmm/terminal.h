@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "base/cleanup.h"
+#include "base/syscalls.h"
 
 /**
  * terminal_raw() - Put the terminal into raw mode until terminal_restore().
@@ -48,5 +49,7 @@ struct terminal_escape {
  * Return: true when leaving was asked for.
  */
 bool terminal_escape_filter(struct terminal_escape *state, uint8_t *buf, size_t *len);
+
+extern const struct syscall_list terminal_syscalls;
 
 #endif

@@ -77,6 +77,12 @@ int unix_server_new(struct io_loop *loop, const char *path, const char *what, un
 	return 0;
 }
 
+void unix_server_leave(struct unix_server *server)
+{
+	if (server)
+		unix_listener_leave(&server->listener);
+}
+
 void unix_server_free(struct unix_server *server)
 {
 	if (!server)
@@ -86,3 +92,6 @@ void unix_server_free(struct unix_server *server)
 	unix_listener_close(&server->listener);
 	free(server);
 }
+
+DEFINE_SYSCALLS(unix_server_syscalls, SYSCALL(accept4), SYSCALL(geteuid),
+		SYSCALL_IF(getsockopt, 2, SO_PEERCRED));

@@ -4,6 +4,7 @@
 #define SARDINE_VMM_UNIX_SERVER_H
 
 #include "base/errmsg.h"
+#include "base/syscalls.h"
 #include "vmm/io-loop.h"
 #include "vmm/unix-socket.h"
 
@@ -26,5 +27,10 @@ typedef void (*unix_server_fn)(void *arg, int fd);
 int unix_server_new(struct io_loop *loop, const char *path, const char *what, unix_server_fn fn, void *arg,
 		    struct errmsg *err, struct unix_server **ret) must_check;
 void unix_server_free(struct unix_server *server);
+
+/* From now on unix_server_free() leaves the file. NULL is allowed. */
+void unix_server_leave(struct unix_server *server);
+
+extern const struct syscall_list unix_server_syscalls;
 
 #endif

@@ -137,11 +137,18 @@ void unix_listener_close(struct unix_listener *listener)
 
 	if (listener->fd < 0)
 		return;
-	if (lstat(listener->path, &st) == 0 && st.st_dev == listener->dev && st.st_ino == listener->ino)
+	if (listener->path && lstat(listener->path, &st) == 0 && st.st_dev == listener->dev &&
+	    st.st_ino == listener->ino)
 		unlink(listener->path);
 	close(listener->fd);
 	free(listener->path);
 	*listener = UNIX_LISTENER_NONE;
+}
+
+void unix_listener_leave(struct unix_listener *listener)
+{
+	free(listener->path);
+	listener->path = NULL;
 }
 
 static int connect_new(const char *path, int flags, int *ret_fd)

@@ -35,6 +35,9 @@ int unix_listen(const char *path, const char *what, struct errmsg *err, struct u
 /* Close, and remove the file if it is still ours. A listener that is none is allowed. */
 void unix_listener_close(struct unix_listener *listener);
 
+/* From now on the file stays when the listener is closed: it is out of reach, or somebody else's to remove. */
+void unix_listener_leave(struct unix_listener *listener);
+
 /**
  * unix_connect() - Connect to a path.
  * @ret_fd: a blocking, close-on-exec descriptor.

@@ -241,3 +241,11 @@ int vcpu_set_boot_registers(int vcpu_fd, unsigned index, const struct boot_state
 		return errmsg_set(err, r, "vCPU 0: KVM refuses its registers: %s", strerror(-r));
 	return 0;
 }
+
+DEFINE_SYSCALLS(vcpu_state_syscalls, SYSCALL_IF(ioctl, 1, KVM_CREATE_VCPU),
+		SYSCALL_IF(ioctl, 1, KVM_GET_SUPPORTED_CPUID), SYSCALL_IF(ioctl, 1, KVM_SET_CPUID2),
+		SYSCALL_IF(ioctl, 1, KVM_GET_SREGS), SYSCALL_IF(ioctl, 1, KVM_SET_SREGS),
+		SYSCALL_IF(ioctl, 1, KVM_GET_REGS), SYSCALL_IF(ioctl, 1, KVM_SET_REGS),
+		SYSCALL_IF(ioctl, 1, KVM_SET_FPU), SYSCALL_IF(ioctl, 1, KVM_GET_MSRS),
+		SYSCALL_IF(ioctl, 1, KVM_SET_MSRS), SYSCALL_IF(ioctl, 1, KVM_GET_LAPIC),
+		SYSCALL_IF(ioctl, 1, KVM_SET_LAPIC), SYSCALL_IF(ioctl, 1, KVM_GET_MP_STATE));

@@ -8,6 +8,7 @@
 #include <stddef.h>
 
 #include "base/errmsg.h"
+#include "base/syscalls.h"
 #include "vmm/boot-setup.h"
 
 /* What KVM can give to vCPUs; the same for all of a VM. */
@@ -44,5 +45,7 @@ int vcpu_set_cpuid(const struct vcpu_supported *supported, int vcpu_fd, unsigned
  * INIT-SIPI. */
 int vcpu_set_boot_registers(int vcpu_fd, unsigned index, const struct boot_state *boot,
 			    struct errmsg *err) must_check;
+
+extern const struct syscall_list vcpu_state_syscalls;
 
 #endif

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 #include "base/signals.h"
 #include "vmm/vcpu-state.h"
@@ -49,10 +50,11 @@ struct vcpu {
 struct vcpu_set {
 	struct vcpu_set_config config;
 	atomic_bool attention;
+	thread_confine_fn confine;
 	pthread_mutex_t mutex;
 	pthread_cond_t out;   /* a vCPU has parked or left; pauses wait for it */
 	pthread_cond_t go_on; /* the last pause is over, or they shall leave; parked vCPUs wait for it */
-	unsigned pauses; /* guarded by mutex, as the next four */
+	unsigned pauses;      /* guarded by mutex, as the next four */
 	unsigned parked;
 	unsigned running; /* threads that have not left */
 	bool stopping;
@@ -251,6 +253,8 @@ static void *vcpu_main(void *arg)
 	signals_fill_but_faults(&mask);
 	sigdelset(&mask, KICK_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &mask, NULL);
+	if (set->confine)
+		set->confine(THREAD_VCPU);
 	vcpu_loop(v);
 	pthread_mutex_lock(&set->mutex);
 	set->running--;
@@ -346,6 +350,11 @@ void vcpu_set_free(struct vcpu_set *set)
 	pthread_cond_destroy(&set->go_on);
 	pthread_mutex_destroy(&set->mutex);
 	free(set);
+}
+
+void vcpu_set_confine(struct vcpu_set *set, thread_confine_fn confine)
+{
+	set->confine = confine;
 }
 
 int vcpu_set_start(struct vcpu_set *set)
@@ -451,3 +460,9 @@ void vcpu_set_counters(const struct vcpu_set *set, unsigned index, struct vcpu_c
 		.unclaimed = atomic_load_explicit(&v->unclaimed, memory_order_relaxed),
 	};
 }
+
+DEFINE_SYSCALLS(vcpu_syscalls, SYSCALL_IF(ioctl, 1, KVM_RUN), SYSCALL_IF(ioctl, 1, KVM_KVMCLOCK_CTRL),
+		/* what is logged of a crash */
+		SYSCALL_IF(ioctl, 1, KVM_GET_REGS), SYSCALL_IF(ioctl, 1, KVM_GET_SREGS),
+		/* a thread's own start */
+		SYSCALL_IF(prctl, 0, PR_SET_NAME));

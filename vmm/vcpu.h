@@ -6,9 +6,11 @@
 #include <stdint.h>
 
 #include "base/errmsg.h"
+#include "base/syscalls.h"
 #include "vmm/boot-setup.h"
 #include "vmm/bus.h"
 #include "vmm/kvm.h"
+#include "vmm/thread-kind.h"
 
 struct vcpu_set;
 
@@ -50,6 +52,9 @@ int vcpu_set_new(const struct vcpu_set_config *config, const struct boot_state *
 /* Stops the threads if they run. NULL is allowed. */
 void vcpu_set_free(struct vcpu_set *set);
 DEFINE_CLEANUP(struct vcpu_set, vcpu_set_free)
+
+/* Have each thread that is started from now on call @confine first. */
+void vcpu_set_confine(struct vcpu_set *set, thread_confine_fn confine);
 
 /* Start one thread per vCPU. On failure those started are stopped again. */
 int vcpu_set_start(struct vcpu_set *set) must_check;
@@ -94,5 +99,7 @@ void vcpu_set_pause(struct vcpu_set *set);
 void vcpu_set_resume(struct vcpu_set *set);
 
 void vcpu_set_counters(const struct vcpu_set *set, unsigned index, struct vcpu_counters *ret);
+
+extern const struct syscall_list vcpu_syscalls;
 
 #endif

@@ -9,6 +9,7 @@
 #include <sys/uio.h>
 
 #include "base/cleanup.h"
+#include "base/syscalls.h"
 #include "vmm/io-loop.h"
 #include "vmm/virtio-blk-image.h"
 #include "vmm/virtio-blk.h"
@@ -96,5 +97,7 @@ void blk_engine_drain(struct blk_engine *e);
  * Return: 1 when another step is needed, 0 when the job is done, a negative errno when it failed.
  */
 int blk_job_advance(struct blk_job *job, int64_t result) must_check;
+
+extern const struct syscall_list blk_engine_syscalls;
 
 #endif

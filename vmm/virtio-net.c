@@ -28,10 +28,12 @@
  * without. One pair of queues: more would need more threads to pay.
  */
 #include <errno.h>
+#include <linux/if_tun.h>
 #include <nettle/sha2.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <time.h>
 
 #include "base/size.h"
@@ -347,3 +349,5 @@ void virtio_net_stats(struct virtio_net *net, struct virtio_net_stats *ret)
 	virtio_mmio_unlock(net->mmio);
 	virtio_mmio_counters(net->mmio, &ret->virtio);
 }
+
+DEFINE_SYSCALLS(virtio_net_syscalls, SYSCALL(readv), SYSCALL(writev), SYSCALL_IF(ioctl, 1, TUNSETOFFLOAD));

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/cleanup.h"
+#include "base/syscalls.h"
 #include "vmm/tap.h"
 #include "vmm/token-bucket.h"
 #include "vmm/virtio-mmio.h"
@@ -78,5 +79,7 @@ const char *virtio_net_tap_name(const struct virtio_net *net);
 
 /* Context: any thread but one that holds the device's lock. */
 void virtio_net_stats(struct virtio_net *net, struct virtio_net_stats *ret);
+
+extern const struct syscall_list virtio_net_syscalls;
 
 #endif

@@ -284,3 +284,5 @@ void virtio_rng_stats(struct virtio_rng *rng, struct virtio_rng_stats *ret)
 	virtio_mmio_unlock(rng->mmio);
 	virtio_mmio_counters(rng->mmio, &ret->virtio);
 }
+
+DEFINE_SYSCALLS(virtio_rng_syscalls, SYSCALL(getrandom));

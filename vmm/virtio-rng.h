@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include "base/cleanup.h"
+#include "base/syscalls.h"
 #include "vmm/token-bucket.h"
 #include "vmm/virtio-mmio.h"
 
@@ -55,5 +56,7 @@ struct virtio_mmio *virtio_rng_mmio(struct virtio_rng *rng);
 
 /* Context: any thread but one that holds the device's lock. */
 void virtio_rng_stats(struct virtio_rng *rng, struct virtio_rng_stats *ret);
+
+extern const struct syscall_list virtio_rng_syscalls;
 
 #endif

@@ -370,6 +370,11 @@ struct virtio_mmio *virtio_vsock_mmio(struct virtio_vsock *v)
 	return v->mmio;
 }
 
+void virtio_vsock_leave_file(struct virtio_vsock *v)
+{
+	vsock_host_leave_file(v->sw.host);
+}
+
 int virtio_vsock_set_folder(struct virtio_vsock *v, const char *folder)
 {
 	return vsock_host_set_folder(v->sw.host, folder);

@@ -52,6 +52,8 @@ struct virtio_mmio *virtio_vsock_mmio(struct virtio_vsock *v);
 
 /* Where PATH_PORT is from now on: see vsock_host_set_folder(). Context: before the loop runs. */
 int virtio_vsock_set_folder(struct virtio_vsock *v, const char *folder) must_check;
+/* From now on PATH is left behind in the end: the process is confined. */
+void virtio_vsock_leave_file(struct virtio_vsock *v);
 
 /* Context: any thread but one that holds the device's lock. */
 void virtio_vsock_stats(struct virtio_vsock *v, struct virtio_vsock_stats *ret);

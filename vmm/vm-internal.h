@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <time.h>
 
+#include "stats/ksm-usage.h"
 #include "vmm/boot-image.h"
 #include "vmm/boot-setup.h"
 #include "vmm/bus.h"
@@ -65,6 +66,14 @@ struct restart {
 		dumping; /* the guest has said that it panicked and writes its own dump; not yet passed on */
 };
 
+/* Files of /proc and /sys, open as long as the VM lives: a confined process cannot open them any more. -1: there is none. */
+struct vm_usage_files {
+	int smaps;
+	int rollup;
+	struct ksm_process_files ksm;
+	struct ksm_host_files ksm_host;
+};
+
 struct vm {
 	const struct vm_config *config;
 	struct io_loop *loop;
@@ -96,6 +105,9 @@ struct vm {
 
 	struct boot_image kernel; /* files of the cache, held open for the next boot */
 	struct boot_blob initrd;
+	struct vm_usage_files usage_files; /* read by one thread at a time (control-stats.c) */
+	thread_confine_fn confine;	   /* NULL: threads keep what they may do */
+
 	struct boot_state boot; /* as each boot begins */
 	struct vcpu_set *vcpus;
 
@@ -117,6 +129,10 @@ void vm_end_with(struct vm *vm, enum vm_end end, const char *detail);
 /* Serial port, keyboard controller, event device and virtio devices, on their buses (vm-devices.c). */
 int vm_devices_new(struct vm *vm, struct errmsg *err) must_check;
 void vm_devices_free(struct vm *vm);
+
+/* The files of the kernel that the account is made of (vm-usage.c). */
+void vm_usage_open(struct vm *vm);
+void vm_usage_close(struct vm *vm);
 /* Back to the state before the guest's first instruction. Waits for I/O in flight. Context: no vCPU runs. */
 void vm_devices_reset(struct vm *vm);
 

@@ -142,6 +142,7 @@ int vm_new(const struct vm_config *config, struct io_loop *loop, struct console 
 		vm->virtio_irqs[i].fd = -1;
 	pthread_mutex_init(&vm->mutex, NULL);
 	pthread_cond_init(&vm->changed, NULL);
+	vm_usage_open(vm);
 	r = io_timer_new(loop, on_button_timer, vm, &vm->button_timer);
 	if (r == 0)
 		r = vm_restart_new(vm);
@@ -167,8 +168,24 @@ void vm_free(struct vm *vm)
 	guest_memory_free(vm->mem);
 	vm_boot_close(vm);
 	pthread_cond_destroy(&vm->changed);
+	vm_usage_close(vm);
 	pthread_mutex_destroy(&vm->mutex);
 	free(vm);
+}
+
+void vm_set_confine(struct vm *vm, thread_confine_fn confine)
+{
+	vm->confine = confine;
+	vcpu_set_confine(vm->vcpus, confine);
+}
+
+int vm_confined(struct vm *vm, bool leave_files, bool root_is_vsock)
+{
+	if (!vm->vsock)
+		return 0;
+	if (leave_files)
+		virtio_vsock_leave_file(vm->vsock);
+	return root_is_vsock ? virtio_vsock_set_folder(vm->vsock, "/") : 0;
 }
 
 int vm_start(struct vm *vm, struct errmsg *err)

@@ -6,10 +6,12 @@
 #include <stdint.h>
 
 #include "base/errmsg.h"
+#include "base/syscalls.h"
 #include "stats/usage.h"
 #include "vmm/config.h"
 #include "vmm/guest-memory.h"
 #include "vmm/io-loop.h"
+#include "vmm/thread-kind.h"
 #include "vmm/vcpu.h"
 
 struct vm;
@@ -56,6 +58,18 @@ int vm_new(const struct vm_config *config, struct io_loop *loop, struct console 
 /* Stops the vCPUs if they run, then frees all. */
 void vm_free(struct vm *vm);
 DEFINE_CLEANUP(struct vm, vm_free)
+
+/* Have each thread that is started from now on call @confine first, with its kind. */
+void vm_set_confine(struct vm *vm, thread_confine_fn confine);
+
+/**
+ * vm_confined() - The process has given up the file system.
+ * @leave_files: sockets of ours are left behind in the end.
+ * @root_is_vsock: the root is the folder of the vsock's path now.
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int vm_confined(struct vm *vm, bool leave_files, bool root_is_vsock) must_check;
 
 /* Start the vCPU threads. The loop is stopped (io_loop_stop) once the VM has ended. */
 int vm_start(struct vm *vm, struct errmsg *err) must_check;
@@ -116,5 +130,7 @@ int vm_usage(struct vm *vm, struct vm_usage *ret) must_check;
 
 /* The VM's part of `stats` as JSON; a new reference or NULL. Loop's thread. */
 json_t *vm_stats_json(struct vm *vm);
+
+extern const struct syscall_list vm_usage_syscalls;
 
 #endif

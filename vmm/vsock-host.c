@@ -30,6 +30,11 @@ int vsock_host_set_folder(struct vsock_host *host, const char *folder)
 	return 0;
 }
 
+void vsock_host_leave_file(struct vsock_host *host)
+{
+	unix_server_leave(host->server);
+}
+
 /* Keep folder and name apart. */
 static int path_split(struct vsock_host *host, const char *path)
 {
@@ -149,3 +154,6 @@ int vsock_hello_read(int fd, char *line, unsigned max, unsigned *len, uint32_t *
 	/* A NUL within would hide what follows it. */
 	return strlen(line) == *len - 1 ? hello_parse(line, ret_port) : -EPROTO;
 }
+
+DEFINE_SYSCALLS(vsock_host_syscalls, SYSCALL_IF(socket, 0, AF_UNIX), SYSCALL(connect), SYSCALL(recvfrom),
+		SYSCALL(recvmsg), SYSCALL(sendto), SYSCALL(sendmsg), SYSCALL(shutdown));

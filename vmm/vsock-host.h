@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/errmsg.h"
+#include "base/syscalls.h"
 #include "vmm/unix-server.h"
 
 /* Longest file name of PATH, so that PATH_PORT has a place in a socket's address however long its folder is. */
@@ -39,6 +40,9 @@ DEFINE_CLEANUP(struct vsock_host, vsock_host_free)
  */
 int vsock_host_set_folder(struct vsock_host *host, const char *folder) must_check;
 
+/* From now on PATH is left behind in the end. */
+void vsock_host_leave_file(struct vsock_host *host);
+
 /**
  * vsock_host_connect() - Connect to PATH_PORT, without waiting.
  * @ret_fd: non-blocking.
@@ -57,5 +61,7 @@ int vsock_host_connect(const struct vsock_host *host, uint32_t port, int *ret_fd
  * reading (-ECONNRESET at the end of the stream).
  */
 int vsock_hello_read(int fd, char *line, unsigned max, unsigned *len, uint32_t *ret_port) must_check;
+
+extern const struct syscall_list vsock_host_syscalls;
 
 #endif

@@ -274,6 +274,11 @@ static int dump_to_small_disk(struct fixture *f)
 	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 	    mount("none", f->dir.path, "tmpfs", 0, "size=64k") < 0)
 		return 77;
+	/* Its own: what the parent's memory tells of itself is of the parent. */
+	guest_memory_free(f->mem);
+	f->mem = NULL;
+	if (guest_memory_new(64 * MIB, false, &f->mem) < 0)
+		return 1;
 	memset(page, 1, sizeof(page));
 	for (uint64_t gpa = 0; gpa < 64 * MIB; gpa += MIB)
 		if (guest_write(f->mem, GPA(gpa), page, sizeof(page)) < 0)

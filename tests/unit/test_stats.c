@@ -126,32 +126,50 @@ static void put(const struct tempdir *dir, const char *name, const char *text)
 	close(fd);
 }
 
+static void read_process(const struct tempdir *dir, struct ksm_process_usage *ret)
+{
+	struct ksm_process_files files;
+
+	ksm_process_files_open(dir->path, &files);
+	ksm_process_usage_read(&files, ret);
+	ksm_process_files_close(&files);
+}
+
+static void read_host(const struct tempdir *dir, struct ksm_host_usage *ret)
+{
+	struct ksm_host_files files;
+
+	ksm_host_files_open(dir->path, &files);
+	ksm_host_usage_read(&files, ret);
+	ksm_host_files_close(&files);
+}
+
 TEST(ksm_of_new_and_old_kernels)
 {
 	struct tempdir dir = tempdir_make();
 	struct ksm_process_usage p;
 	struct ksm_host_usage h;
 
-	ksm_process_usage_read(dir.path, &p);
+	read_process(&dir, &p);
 	assert_false(p.known || p.zero_known);
-	ksm_host_usage_read(dir.path, &h);
+	read_host(&dir, &h);
 	assert_false(h.known || h.zero_known);
 	/* Linux 6.1 */
 	put(&dir, "ksm_merging_pages", "70\n");
 	put(&dir, "ksm_stat", "ksm_rmap_items 9\n");
-	ksm_process_usage_read(dir.path, &p);
+	read_process(&dir, &p);
 	assert_true(p.known);
 	assert_false(p.zero_known);
 	assert_int_equal(p.merging_pages, 70);
 	/* Linux 6.12 */
 	put(&dir, "ksm_stat",
 	    "ksm_rmap_items 9\nksm_zero_pages 5\nksm_merging_pages 70\nksm_process_profit -3\n");
-	ksm_process_usage_read(dir.path, &p);
+	read_process(&dir, &p);
 	assert_true(p.zero_known);
 	assert_int_equal(p.zero_pages, 5);
 	put(&dir, "pages_shared", "10\n");
 	put(&dir, "pages_sharing", "90\n");
-	ksm_host_usage_read(dir.path, &h);
+	read_host(&dir, &h);
 	assert_true(h.known);
 	assert_false(h.zero_known);
 	assert_int_equal(h.pages_sharing, 90);

@@ -182,9 +182,10 @@ class Verbs(SardineTest):
         self.assertEqual(waiter.returncode, 1)
         self.assertIn("the VM's process ended before it answered", stderr)
         self.assertEqual(self.json("ps"), {"vms": []})
-        # What it left is cleaned by the next one of that name.
+        # What it left is cleaned by whoever looks for VMs.
         vm.wait()
-        self.assertTrue((self.rundir / "vm.sock").exists())
+        self.sardine("ps")
+        self.assertFalse((self.rundir / "vm.sock").exists())
         self.probe()
 
     # Looking at VMs

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Confinement: what a VM's process has given up while its guest works, and that a call which is not listed kills."""
+import os
+import pathlib
+import signal
+import subprocess
+import unittest
+
+import sardine_test
+from probe import BALLOON, BLOCK, MIB, RNG, ProbeTest
+
+CALL = os.environ.get("SARDINE_CONFINE_CALL", "")
+# call -> the kinds of threads that may make it
+CALLS = {"openat": (), "execve": (), "ptrace": (), "inet": (), "fork": (), "exec-memory": (), "io_uring_setup": (), "unlink": (),
+         "create-vm": ("loop",), "run": ("loop", "vcpu"), "accept4": ("loop",), "pwrite": ("loop", "worker"),
+         "write": ("loop", "vcpu", "worker")}
+
+
+def status(path):
+    return dict(line.split(":", 1) for line in pathlib.Path(path).read_text().splitlines() if ":" in line)
+
+
+class Filters(unittest.TestCase):
+    def test_each_kind(self):
+        for call, allowed in CALLS.items():
+            for kind in ("loop", "vcpu", "worker"):
+                with self.subTest(call=call, kind=kind):
+                    done = subprocess.run([CALL, kind, call], check=False)
+                    self.assertEqual(done.returncode, 0 if kind in allowed else -signal.SIGSYS)
+
+
+class Confined(ProbeTest):
+    def confined(self, **options):
+        return self.probe("vm", cpus=2, sandbox="on", seccomp="on", **options)
+
+    def work(self, probe):
+        """Every device, and every verb that makes a thread."""
+        probe.ask("fill", cpus=2, seed=3, **{"from": 16 * MIB, "to": 24 * MIB})
+        dev = probe.device(BLOCK)
+        probe.blk(dev, "write", sector=8, count=8, seed=1)
+        probe.ask("rng", dev=probe.device(RNG), bytes=64)
+        self.assertEqual(self.sardine("stats", "vm", "--json").returncode, 0)
+        self.assertEqual(self.sardine("dump", "vm", self.dir / "core").returncode, 0)
+        self.assertEqual(self.sardine("pause", "vm").returncode, 0)
+        self.assertEqual(self.sardine("resume", "vm").returncode, 0)
+        self.assertEqual(self.sardine("balloon", "vm", "1M").returncode, 0)
+        self.assertGreater(probe.device(BALLOON), 0)
+        self.assertEqual(probe.ask("check", cpus=2, seed=3, **{"from": 16 * MIB, "to": 24 * MIB})["bad"], 0)
+
+    def test_work_and_reboot(self):
+        disk = self.dir / "disk.img"
+        disk.write_bytes(bytes(MIB))
+        probe = self.confined(disk=f"path={disk}")
+        self.work(probe)
+        probe.send("reset", how="acpi")
+        probe.ready()
+        self.assertEqual(probe.stats()["reboots"], 1)
+        self.work(probe)
+        probe.power_off()
+
+    def test_what_is_left(self):
+        probe = self.confined()
+        for task in pathlib.Path(f"/proc/{probe.pid}/task").iterdir():
+            with self.subTest(thread=(task / "comm").read_text().strip()):
+                got = status(task / "status")
+                self.assertEqual((got["Seccomp"].strip(), got["NoNewPrivs"].strip()), ("2", "1"))
+                self.assertEqual({int(got[key], 16) for key in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb")
+                                  if key != "CapBnd" or os.geteuid() == 0}, {0})
+        if os.geteuid() == 0:
+            self.assertEqual(os.listdir(f"/proc/{probe.pid}/root"), [])
+        probe.power_off()
+
+    def test_user(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root")
+        probe = self.confined(user="nobody")
+        got = status(f"/proc/{probe.pid}/status")
+        self.assertEqual(set(got["Uid"].split()), {"65534"})
+        self.assertEqual(got["Groups"].split(), [])
+        self.assertEqual(self.sardine("stats", "vm", "--json").returncode, 0)
+        probe.power_off()
+
+    def test_inherited_descriptors(self):
+        probe = self.confined()
+        for fd in pathlib.Path(f"/proc/{probe.pid}/fd").iterdir():
+            target = os.readlink(fd)
+            self.assertFalse(target.startswith("/dev/null") and int(fd.name) > 2, target)
+        probe.power_off()
+
+    def test_refused(self):
+        for args, code, says in ((("--user", "no-such-user"), 1, "no user"), (("--user", "root:no-such"), 1, "no group"),
+                                 (("--sandbox", "maybe"), 2, "--sandbox"), (("--seccomp", "maybe"), 2, "use on, log or off")):
+            with self.subTest(args=args):
+                done = self.sardine("run", "--name", "x", "--kernel", os.environ["SARDINE_PROBE"], *args)
+                self.assertEqual(done.returncode, code, done.stderr)
+                self.assertIn(says, done.stderr)
+
+
+if __name__ == "__main__":
+    sardine_test.main()

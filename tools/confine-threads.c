@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which system calls each kind of thread may make: the tables of the files whose code it runs. */
+#include "tools/confine-threads.h"
+
+#include "base/reopen.h"
+#include "stats/ksm-usage.h"
+#include "vmm/console.h"
+#include "vmm/control.h"
+#include "vmm/dump.h"
+#include "vmm/guest-memory.h"
+#include "vmm/io-loop.h"
+#include "vmm/kvm.h"
+#include "vmm/terminal.h"
+#include "vmm/unix-server.h"
+#include "vmm/vcpu-state.h"
+#include "vmm/vcpu.h"
+#include "vmm/virtio-blk-engine.h"
+#include "vmm/virtio-net.h"
+#include "vmm/virtio-rng.h"
+#include "vmm/vm.h"
+#include "vmm/vsock-host.h"
+
+/* Registers of devices are handled on the vCPU's thread: it may wake the loop, arm timers and drain a disk. */
+#define OF_VCPUS                                                                                             \
+	&vcpu_syscalls, &io_loop_syscalls, &blk_engine_syscalls, &virtio_net_syscalls, &vsock_host_syscalls
+
+/* Threads that live for one dump or one reading of statistics. */
+#define OF_WORKERS                                                                                           \
+	&dump_syscalls, &guest_memory_syscalls, &vm_usage_syscalls, &ksm_usage_syscalls,                     \
+		&blk_engine_syscalls, &io_loop_syscalls
+
+/*
+ * The loop starts all other threads, which begin under its program before they add their own: so it may do what they may. It
+ * is the one thread that cannot be told from the whole process anyway: it holds every descriptor.
+ */
+static const struct syscall_list *const loop[] = {
+	&libc_syscalls,
+	&libc_thread_syscalls,
+	&log_syscalls,
+	&console_syscalls,
+	&control_syscalls,
+	&guest_memory_syscalls,
+	&terminal_syscalls,
+	&unix_server_syscalls,
+	&kvm_syscalls,
+	&reopen_syscalls,
+	&vcpu_state_syscalls,
+	&virtio_net_syscalls,
+	&virtio_rng_syscalls,
+	&vsock_host_syscalls,
+	OF_VCPUS,
+	OF_WORKERS,
+	NULL,
+};
+
+static const struct syscall_list *const vcpu[] = {&libc_syscalls, &log_syscalls, OF_VCPUS, NULL};
+
+static const struct syscall_list *const worker[] = {&libc_syscalls, &log_syscalls, OF_WORKERS, NULL};
+
+static const struct syscall_list *const *const kinds[] = {
+	[THREAD_LOOP] = loop,
+	[THREAD_VCPU] = vcpu,
+	[THREAD_WORKER] = worker,
+};
+_Static_assert(ARRAY_SIZE(kinds) == THREAD_KINDS, "a list for each kind");
+
+const struct syscall_list *const *confine_thread_lists(enum thread_kind kind)
+{
+	return kinds[kind];
+}
