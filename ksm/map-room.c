@@ -43,7 +43,8 @@ int map_room_take(struct map_room *room, uint64_t mappings)
 	if (room->left < mappings) {
 		if (room->since_look++ % LOOK_AGAIN_AFTER == 0) {
 			look(room);
-			room->since_look = 1;
+			/* With plenty found, the next time that it is used up is worth a look again at once. */
+			room->since_look = room->left < LOOK_AGAIN_AFTER;
 		}
 		if (room->left < mappings)
 			return -ENOSPC;

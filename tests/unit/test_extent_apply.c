@@ -11,6 +11,7 @@
 
 #include "base/fs.h"
 #include "ksm/in-flight.h"
+#include "ksm/map-room.h"
 #include "ksm/remap.h"
 #include "tests/unit/test.h"
 
@@ -568,6 +569,20 @@ TEST(refusals_leave_the_guest_its_pages)
 	teardown(r);
 }
 
+/* Our own count only falls: mappings that are gone again are found by looking. */
+TEST(room_for_mappings_comes_back)
+{
+	struct map_room r = {0};
+
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(map_room_take(&r, 2), 0);
+		assert_true(r.left > 0);
+		assert_int_equal(map_room_take(&r, r.left), 0);
+	}
+	assert_int_equal(map_room_take(&r, UINT64_MAX), -ENOSPC);
+	assert_int_equal(map_room_take(&r, 2), 0);
+}
+
 TEST(in_flight_counts)
 {
 	cleanup(in_flight_free_p) struct in_flight *t = NULL;
@@ -608,6 +623,7 @@ int main(void)
 		cmocka_unit_test(refuses_nonsense),
 		cmocka_unit_test(huge_pages_are_split_first),
 		cmocka_unit_test(refusals_leave_the_guest_its_pages),
+		cmocka_unit_test(room_for_mappings_comes_back),
 		cmocka_unit_test(in_flight_counts),
 	};
 
