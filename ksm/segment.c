@@ -12,6 +12,7 @@
 
 #include "base/fs.h"
 #include "base/uapi-mm.h"
+#include "ksm/break.h"
 
 /*
  * Theory of operation
@@ -128,7 +129,7 @@ int segment_seal(struct segment *s, int *ret_fd)
 	if (ftruncate(s->fd, (off_t)(s->pages * PAGE_BYTES)) < 0)
 		return -errno;
 	s->room = s->pages;
-	if (fcntl(s->fd, F_ADD_SEALS, SEGMENT_SEALS) < 0)
+	if (!broken(BREAK_NO_SEAL) && fcntl(s->fd, F_ADD_SEALS, SEGMENT_SEALS) < 0)
 		return -errno;
 	fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 0);
 	if (fd < 0)
@@ -150,7 +151,7 @@ int segment_check(int fd, uint32_t *ret_pages, struct errmsg *err)
 	seals = fcntl(fd, F_GET_SEALS);
 	if (seals < 0)
 		return errmsg_set(err, -EINVAL, "store segment: not a memory file that can be sealed");
-	if ((seals & SEGMENT_SEALS) != SEGMENT_SEALS)
+	if (!broken(BREAK_NO_CHECK) && (seals & SEGMENT_SEALS) != SEGMENT_SEALS)
 		return errmsg_set(err, -EPERM, "store segment: seals %#x are missing; it could be changed",
 				  (unsigned)(SEGMENT_SEALS & ~seals));
 	if (st.st_size <= 0 || (uint64_t)st.st_size & PAGE_MASK ||
