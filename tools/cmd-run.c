@@ -20,6 +20,9 @@
 #include "vmm/rundir.h"
 #include "vmm/vm.h"
 
+/* From the end of the guest's time to the end of the process, as told to a service manager. */
+#define STOP_MARGIN_S 15
+
 /* What a run holds, in the order it is made; undone backwards. */
 struct run {
 	const char *verb;
@@ -89,9 +92,12 @@ static int open_log(struct run *run, struct errmsg *err)
 static void stop_vm(void *arg)
 {
 	struct run *run = arg;
+	uint64_t timeout_s = run->config->stop_timeout_s;
 
-	run_notify_send(&run->notify, "STOPPING=1\nSTATUS=stopping");
-	run_control_stop(run->control, (uint64_t)run->config->stop_timeout_s * 1000000000);
+	/* The guest has its time, whatever the manager's own limit is. */
+	run_notify_send(&run->notify, "STOPPING=1\nSTATUS=stopping\nEXTEND_TIMEOUT_USEC=%llu",
+			(unsigned long long)(timeout_s + STOP_MARGIN_S) * 1000000);
+	run_control_stop(run->control, timeout_s * 1000000000);
 }
 
 static void kill_vm(void *arg)
@@ -161,7 +167,7 @@ static bool terminal_gone(const struct run *run)
 
 /*
  * A hang-up of the terminal stops the VM: nobody would see it any more. A signal that somebody sent is for the files, if there
- * are any.
+ * are any; under a service manager it is a reload in any case.
  */
 static bool on_hangup(void *arg, bool by_kernel)
 {
@@ -172,7 +178,9 @@ static bool on_hangup(void *arg, bool by_kernel)
 		return false;
 	files = reopened("the log", log_reopen());
 	files |= reopened("the console's file", console_reopen(run->console));
-	return files || run->config->detach || run->hangup_ignored;
+	if (!files && run->notify.fd >= 0)
+		log_info("hang-up signal: there is no file to open anew");
+	return files || run->config->detach || run->hangup_ignored || run->notify.fd >= 0;
 }
 
 static const struct run_signals_ops signal_ops = {.hangup = on_hangup, .stop = stop_vm, .kill = kill_vm};

@@ -45,7 +45,7 @@ class Notify(ProbeTest):
                 self.assertEqual(manager.told(), ["STATUS=running, rebooted"])
                 probe.send("button", off=1, timeout_ms=60000)
                 probe.vm.signal(signal.SIGTERM)
-                self.assertEqual(manager.told(), ["STOPPING=1", "STATUS=stopping"])
+                self.assertEqual(manager.told(), ["STOPPING=1", "STATUS=stopping", "EXTEND_TIMEOUT_USEC=45000000"])
                 self.assertEqual(manager.told(), ["STOPPING=1", "STATUS=ended: power-off"])
                 self.assertEqual(probe.vm.wait(), 0)
 
@@ -75,6 +75,16 @@ class Notify(ProbeTest):
                 vm = self.start("web", "--mem", "64M", env=dict(self.env, NOTIFY_SOCKET=address))
                 Probe(self, vm, 64 << 20).ready().power_off()
                 self.assertEqual(vm.log.text().count("NOTIFY_SOCKET="), 1)
+
+
+    def test_reload_without_files(self):
+        """SIGHUP is `systemctl reload` there: a VM that logs to the journal goes on."""
+        probe, manager = self.told(str(self.dir / "notify"))
+        manager.told()
+        probe.vm.signal(signal.SIGHUP)
+        probe.vm.log.expect("no file to open anew")
+        probe.power_off()
+        self.assertEqual(manager.told(), ["STOPPING=1", "STATUS=ended: power-off"])
 
 
 class HangUp(ProbeTest):
