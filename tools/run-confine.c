@@ -225,15 +225,20 @@ static int become(const struct confine_user *user, struct errmsg *err)
 	return 0;
 }
 
-/* The bounding set first: it needs a capability itself. */
+/* Needs a capability itself (CAP_SETPCAP), which another user does not have: before become(). */
+static int drop_bounding_set(struct errmsg *err)
+{
+	for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; cap++)
+		if (prctl(PR_CAPBSET_DROP, cap) < 0 && errno != EPERM)
+			return errmsg_set(err, -errno, "--sandbox: capability %lu: %s", cap, strerror(errno));
+	return 0;
+}
+
 static int drop_capabilities(struct errmsg *err)
 {
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {0};
 
-	for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; cap++)
-		if (prctl(PR_CAPBSET_DROP, cap) < 0 && errno != EPERM)
-			return errmsg_set(err, -errno, "--sandbox: capability %lu: %s", cap, strerror(errno));
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 && errno != EINVAL)
 		return errmsg_set(err, -errno, "--sandbox: ambient capabilities: %s", strerror(errno));
 	if (syscall(SYS_capset, &head, none) < 0)
@@ -251,6 +256,8 @@ int confine_process(const struct vm_config *config, const struct confine_user *u
 		r = set_limits(err);
 	if (r == 0 && config->sandbox)
 		r = change_root(config, dir, err, ret_chroot);
+	if (r == 0 && config->sandbox)
+		r = drop_bounding_set(err);
 	if (r == 0)
 		r = become(user, err);
 	if (r == 0 && config->sandbox)

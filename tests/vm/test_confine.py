@@ -78,6 +78,7 @@ class Confined(ProbeTest):
         got = status(f"/proc/{probe.pid}/status")
         self.assertEqual(set(got["Uid"].split()), {"65534"})
         self.assertEqual(got["Groups"].split(), [])
+        self.assertEqual({int(value, 16) for key, value in got.items() if key.startswith("Cap")}, {0})
         self.assertEqual(self.sardine("stats", "vm", "--json").returncode, 0)
         probe.power_off()
 
