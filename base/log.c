@@ -86,6 +86,11 @@ int log_reopen(void)
 	return r < 0 ? r : 1;
 }
 
+int log_folder(void)
+{
+	return sink.file.dir_fd;
+}
+
 void log_line(enum log_level level, const char *fmt, ...)
 {
 	char line[1024];

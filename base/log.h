@@ -35,6 +35,8 @@ int log_open(const char *path, enum log_level level, const char *tag) must_check
  * Return: 1 when it was done, 0 when the log is no regular file; or the errno of reopen_file(), and the log goes on where it is.
  */
 int log_reopen(void) must_check;
+/* The folder that log_reopen() looks in, as an O_PATH descriptor of the log's; -1: none. */
+int log_folder(void);
 
 /* Writes one line with one write(2); any thread. */
 void log_line(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

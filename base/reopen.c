@@ -8,9 +8,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* O_NONBLOCK: a FIFO that somebody put there must not hold us up; it has no meaning for regular files. */
-#define OPEN_FLAGS (O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
-
 static bool is_regular(int fd)
 {
 	struct stat st;
@@ -49,7 +46,7 @@ int reopen_file(const struct reopen *r, int fd)
 
 	if (r->dir_fd < 0 || !is_regular(fd))
 		return 0;
-	now = openat(r->dir_fd, r->name, OPEN_FLAGS, 0600);
+	now = openat(r->dir_fd, r->name, REOPEN_FLAGS, 0600);
 	if (now < 0)
 		return -errno;
 	if (!is_regular(now))
@@ -57,5 +54,5 @@ int reopen_file(const struct reopen *r, int fd)
 	return dup3(now, fd, O_CLOEXEC) < 0 ? -errno : 0;
 }
 
-DEFINE_SYSCALLS(reopen_syscalls, SYSCALL_IF(openat, 2, OPEN_FLAGS), SYSCALL(dup3),
+DEFINE_SYSCALLS(reopen_syscalls, SYSCALL_IF(openat, 2, REOPEN_FLAGS), SYSCALL(dup3),
 		SYSCALL_IF(newfstatat, 3, AT_EMPTY_PATH));

@@ -12,6 +12,9 @@ struct reopen {
 	char *name;
 };
 
+/* O_NONBLOCK: a FIFO that somebody put there must not hold us up; it has no meaning for regular files. */
+#define REOPEN_FLAGS (O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+
 #define REOPEN_NONE ((struct reopen){.dir_fd = -1})
 
 /**

@@ -8,6 +8,7 @@
 #include "base/log-limit.h"
 #include "tools/cli.h"
 #include "tools/client.h"
+#include "tools/confine-start.h"
 #include "tools/run-cgroup.h"
 #include "tools/run-confine.h"
 #include "tools/run-control.h"
@@ -264,19 +265,24 @@ static int run_confine(struct run *run, struct errmsg *err)
 {
 	const struct vm_config *config = run->config;
 	thread_confine_fn confine = confine_threads(config);
-	bool new_root;
-	int r = confine_process(config, &run->user, &run->rundir, err, &new_root);
+	const int folders[] = {log_folder(), console_folder(run->console)};
+	struct confine_done done;
+	int r = confine_process(config, &run->user, &run->rundir, folders, ARRAY_SIZE(folders), err, &done);
 
+	if (r == 0)
+		r = confine_start_filter(config, folders[0] >= 0 || folders[1] >= 0, err);
 	if (r < 0)
 		return r;
-	if (config->sandbox && !new_root)
-		log_info("--sandbox: not started by root, so the file system stays in sight");
-	run->leave_files = new_root || confine;
+	if (config->sandbox && !done.new_root)
+		log_info("--sandbox: not started by root, so %s",
+			 done.landlock ? "Landlock alone keeps files out of reach"
+				       : "the file system stays in sight");
+	run->leave_files = done.new_root || done.landlock || confine;
 	if (run->leave_files)
 		console_leave_file(run->console);
 	run_control_confined(run->control, confine, run->leave_files);
 	vm_set_confine(run->vm, confine);
-	r = vm_confined(run->vm, run->leave_files, new_root);
+	r = vm_confined(run->vm, run->leave_files, done.new_root);
 	if (r < 0)
 		return r;
 	/* A descriptor that leads out of the empty root. */

@@ -18,11 +18,12 @@
 #include "vmm/virtio-net.h"
 #include "vmm/virtio-rng.h"
 #include "vmm/vm.h"
+#include "vmm/vsock-connection.h"
 #include "vmm/vsock-host.h"
 
 /* Registers of devices are handled on the vCPU's thread: it may wake the loop, arm timers and drain a disk. */
 #define OF_VCPUS                                                                                             \
-	&vcpu_syscalls, &io_loop_syscalls, &blk_engine_syscalls, &virtio_net_syscalls, &vsock_host_syscalls
+	&vcpu_syscalls, &io_loop_syscalls, &blk_engine_syscalls, &virtio_net_syscalls, &vsock_drop_syscalls
 
 /* Threads that live for one dump or one reading of statistics. */
 #define OF_WORKERS                                                                                           \
@@ -34,23 +35,15 @@
  * is the one thread that cannot be told from the whole process anyway: it holds every descriptor.
  */
 static const struct syscall_list *const loop[] = {
-	&libc_syscalls,
-	&libc_thread_syscalls,
-	&log_syscalls,
-	&console_syscalls,
-	&control_syscalls,
-	&guest_memory_syscalls,
-	&terminal_syscalls,
-	&unix_server_syscalls,
-	&kvm_syscalls,
-	&reopen_syscalls,
-	&vcpu_state_syscalls,
-	&virtio_net_syscalls,
-	&virtio_rng_syscalls,
-	&vsock_host_syscalls,
-	OF_VCPUS,
-	OF_WORKERS,
-	NULL,
+	&libc_syscalls,	      &libc_thread_syscalls,
+	&log_syscalls,	      &console_syscalls,
+	&control_syscalls,    &guest_memory_syscalls,
+	&terminal_syscalls,   &unix_server_syscalls,
+	&kvm_syscalls,	      &reopen_syscalls,
+	&vcpu_state_syscalls, &virtio_net_syscalls,
+	&virtio_rng_syscalls, &vsock_connection_syscalls,
+	&vsock_host_syscalls, OF_VCPUS,
+	OF_WORKERS,	      NULL,
 };
 
 static const struct syscall_list *const vcpu[] = {&libc_syscalls, &log_syscalls, OF_VCPUS, NULL};

@@ -5,8 +5,9 @@
  *
  *   0  Inherited descriptors are closed, but for those that options name. Then everything is opened that the VM will ever need:
  *      KVM, disks, boot images, log, console, control socket, and the files of /proc and /sys that `stats` reads.
- *   1  The process shrinks (confine_process()): limits, an empty root, another user, no capability, no way to regain any.
- *   2  The loop's thread, which is the only one, puts itself under the system call filter of its kind.
+ *   1  The process shrinks (confine_process()): limits, an empty root, another user, no capability, no way to regain any, Landlock.
+ *   2  The loop's thread, which is the only one, puts itself under a filter of what this VM has no use for (confine-start.c),
+ *      and under the system call filter of its kind.
  *   3  vCPU threads and the threads that live for one dump, one reading or one pause are started under it, and add the narrower
  *      one of their own kind before they do anything else. The thread of a reboot makes a new machine and starts vCPU threads: it
  *      stays as it was started.
@@ -18,7 +19,8 @@
  *
  * A VM with a vsock has the folder of its sockets for a root instead: give it one of its own.
  *
- * chroot() needs CAP_SYS_CHROOT. Without it the filter still lets nothing be opened; what remains to a stolen process is in
+ * chroot() needs CAP_SYS_CHROOT. Landlock needs nothing but a kernel that has it, and also holds what chroot() does not: the way
+ * out through a descriptor of a folder, abstract sockets, signals (confine-landlock.c). What remains to a stolen process is in
  * docs/threat-model.md. Memory that can be executed is never made: the filters refuse PROT_EXEC.
  *
  * The filters are compiled when sardine is built (make-filters.c), so that a start costs four system calls for them. Disk I/O by
@@ -43,6 +45,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "filters.h"
+#include "tools/confine-landlock.h"
 
 /* Descriptors: what the VM has, 64 clients, 16 readers, and those of transfers. Far below what select() or a table could hurt. */
 #define DESCRIPTORS_MAX 4096
@@ -247,15 +250,15 @@ static int drop_capabilities(struct errmsg *err)
 }
 
 int confine_process(const struct vm_config *config, const struct confine_user *user, const struct rundir *dir,
-		    struct errmsg *err, bool *ret_chroot)
+		    const int *folders, size_t folder_count, struct errmsg *err, struct confine_done *ret)
 {
 	int r = 0;
 
-	*ret_chroot = false;
+	*ret = (struct confine_done){0};
 	if (config->sandbox)
 		r = set_limits(err);
 	if (r == 0 && config->sandbox)
-		r = change_root(config, dir, err, ret_chroot);
+		r = change_root(config, dir, err, &ret->new_root);
 	if (r == 0 && config->sandbox)
 		r = drop_bounding_set(err);
 	if (r == 0)
@@ -266,6 +269,8 @@ int confine_process(const struct vm_config *config, const struct confine_user *u
 	if (r == 0 && (config->sandbox || config->seccomp != CONFIG_SECCOMP_OFF) &&
 	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		r = errmsg_set(err, -errno, "--sandbox: no_new_privs: %s", strerror(errno));
+	if (r == 0 && config->sandbox)
+		r = confine_landlock(folders, folder_count, err, &ret->landlock);
 	return r;
 }
 

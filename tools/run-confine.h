@@ -19,6 +19,12 @@ struct confine_user {
 	gid_t gid;
 };
 
+/* What is in force, beyond what always is. */
+struct confine_done {
+	bool new_root; /* chroot */
+	bool landlock;
+};
+
 /**
  * confine_user_parse() - Resolve --user.
  * @text: "NAME", "NAME:GROUP" or numbers in place of names; NULL: stay who we are.
@@ -45,14 +51,16 @@ void confine_inherited(const struct vm_config *config, int report_fd);
  * @config: `sandbox` says whether at all.
  * @user: as whom to run from here on.
  * @dir: the runtime directory, where the empty root is made, and gone again.
+ * @folders: O_PATH descriptors of the folders in which files are opened anew later; negative ones are passed over.
  * @err: one line on failure.
- * @ret_chroot: whether the file system is out of reach.
+ * @ret: what the host and our privilege allowed.
  *
  * Context: everything is open, and this is the only thread.
  * Return: 0 or an errno. What cannot be given up for want of privilege is no error, but for @user.
  */
 int confine_process(const struct vm_config *config, const struct confine_user *user, const struct rundir *dir,
-		    struct errmsg *err, bool *ret_chroot) must_check;
+		    const int *folders, size_t folder_count, struct errmsg *err,
+		    struct confine_done *ret) must_check;
 
 /* What each thread calls on itself first (stage 3); NULL: nothing (--seccomp off, or a sanitizer needs more than we list). */
 thread_confine_fn confine_threads(const struct vm_config *config);

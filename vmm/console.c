@@ -356,6 +356,11 @@ int console_reopen(struct console *console)
 	return 0;
 }
 
+int console_folder(const struct console *console)
+{
+	return console->file.dir_fd;
+}
+
 void console_discard_file(struct console *console)
 {
 	struct stat st;

@@ -77,6 +77,8 @@ void console_discard_file(struct console *console);
  * goes on where it is.
  */
 int console_reopen(struct console *console) must_check;
+/* The folder that console_reopen() looks in, as an O_PATH descriptor of the console's; -1: none. */
+int console_folder(const struct console *console);
 
 /* One byte from the guest. Context: a vCPU thread; takes a short mutex, never waits for a reader. */
 void console_output(struct console *console, uint8_t byte);

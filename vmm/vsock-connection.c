@@ -590,3 +590,9 @@ void vsock_connection_tick(struct vsock_connection *c)
 	if (c->ticks && --c->ticks == 0)
 		vsock_connection_reset(c);
 }
+
+DEFINE_SYSCALLS(vsock_connection_syscalls, SYSCALL(recvmsg), SYSCALL(sendto), SYSCALL(sendmsg),
+		SYSCALL(shutdown));
+
+/* vsock_connection_drop(), the part that any thread may call. */
+DEFINE_SYSCALLS(vsock_drop_syscalls, SYSCALL(shutdown));

@@ -8,6 +8,7 @@
 #include <sys/uio.h>
 
 #include "base/cleanup.h"
+#include "base/syscalls.h"
 #include "vmm/io-loop.h"
 #include "vmm/vsock-packet.h"
 
@@ -155,5 +156,8 @@ void vsock_connection_drop(struct vsock_connection *c);
 
 /* Close the host's end. */
 void vsock_connection_close(struct vsock_connection *c);
+
+extern const struct syscall_list vsock_connection_syscalls;
+extern const struct syscall_list vsock_drop_syscalls;
 
 #endif

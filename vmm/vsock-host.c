@@ -155,5 +155,4 @@ int vsock_hello_read(int fd, char *line, unsigned max, unsigned *len, uint32_t *
 	return strlen(line) == *len - 1 ? hello_parse(line, ret_port) : -EPROTO;
 }
 
-DEFINE_SYSCALLS(vsock_host_syscalls, SYSCALL_IF(socket, 0, AF_UNIX), SYSCALL(connect), SYSCALL(recvfrom),
-		SYSCALL(recvmsg), SYSCALL(sendto), SYSCALL(sendmsg), SYSCALL(shutdown));
+DEFINE_SYSCALLS(vsock_host_syscalls, SYSCALL_IF(socket, 0, AF_UNIX), SYSCALL(connect), SYSCALL(recvfrom));

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* confine_call KIND CALL: puts itself under the filter of a kind of thread and makes one call. Exit status 0: it was let; death by
+/* confine_call KIND CALL [vsock] [reopen]: puts itself under the filters of a kind of thread, of a VM with these, and makes one call. Exit status 0: it was let; death by
  * SIGSYS: it was not; 77: this build has no filters. For tests/vm/test_confine.py. */
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -13,7 +14,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/reopen.h"
+#include "tools/confine-start.h"
 #include "tools/run-confine.h"
+
+/* No process has such a number: Linux ends at 4,194,304. */
+#define NOBODY 0x7ffffff0
 
 static void make_call(const char *call)
 {
@@ -44,22 +50,47 @@ static void make_call(const char *call)
 		(void)!syscall(SYS_accept4, -1, NULL, NULL, 0);
 	else if (strcmp(call, "pwrite") == 0)
 		(void)!syscall(SYS_pwrite64, -1, NULL, 0, 0);
+	else if (strcmp(call, "unix") == 0)
+		(void)!syscall(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	else if (strcmp(call, "datagrams") == 0)
+		(void)!syscall(SYS_socket, AF_UNIX, SOCK_DGRAM, 0);
+	else if (strcmp(call, "connect") == 0)
+		(void)!syscall(SYS_connect, -1, NULL, 0);
+	else if (strcmp(call, "append") == 0)
+		(void)!syscall(SYS_openat, -1, "", REOPEN_FLAGS, 0600);
+	else if (strcmp(call, "signal-itself") == 0)
+		(void)!syscall(SYS_tgkill, getpid(), gettid(), 0);
+	else if (strcmp(call, "signal-other") == 0)
+		(void)!syscall(SYS_tgkill, NOBODY, NOBODY, 0);
+	else if (strcmp(call, "end-itself") == 0)
+		(void)!syscall(SYS_kill, getpid(), SIGTERM);
+	else if (strcmp(call, "end-other") == 0)
+		(void)!syscall(SYS_kill, NOBODY, SIGTERM);
 	else if (strcmp(call, "write") == 0)
 		(void)!syscall(SYS_write, -1, NULL, 0);
 }
 
 int main(int argc, char **argv)
 {
-	const struct vm_config config = {.seccomp = CONFIG_SECCOMP_ON};
+	struct vm_config config = {.seccomp = CONFIG_SECCOMP_ON};
 	thread_confine_fn confine = confine_threads(&config);
+	struct errmsg err;
+	bool reopens = false;
 
-	if (argc != 3 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+	for (int i = 3; i < argc; i++) {
+		config.vsock.on |= strcmp(argv[i], "vsock") == 0;
+		reopens |= strcmp(argv[i], "reopen") == 0;
+	}
+	if (argc < 3 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return 2;
 	if (!confine)
 		return 77;
 	for (unsigned kind = 0; kind < THREAD_KINDS; kind++) {
 		if (strcmp(argv[1], thread_kind_name((enum thread_kind)kind)) != 0)
 			continue;
+		signal(SIGTERM, SIG_IGN);
+		if (confine_start_filter(&config, reopens, &err) < 0)
+			return 2;
 		confine((enum thread_kind)kind);
 		make_call(argv[2]);
 		_exit(0);
