@@ -21,7 +21,7 @@ esac
 {
 	cmake/install-packages
 	cmake --preset release >/dev/null
-	cmake --build --preset release --parallel --target sardine uconsole pfncount | tail -1
+	cmake --build --preset release --parallel --target sardine lab_helpers | tail -1
 } >&2
 sardine=$PWD/build/release/tools/sardine
 
