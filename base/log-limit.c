@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A limit on lines that somebody else can make us log. */
+#include "base/clock.h"
 #include "base/log-limit.h"
 
 #include <inttypes.h>
-#include <time.h>
 
 bool log_limit_take(struct log_limit *limit, uint64_t now_ns, uint64_t *ret_left_out)
 {
@@ -34,11 +34,9 @@ bool log_limit_take(struct log_limit *limit, uint64_t now_ns, uint64_t *ret_left
 
 bool log_allowed(struct log_limit *limit, enum log_level level)
 {
-	struct timespec t;
 	uint64_t left_out;
 
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	if (!log_limit_take(limit, (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec, &left_out))
+	if (!log_limit_take(limit, clock_now_ns(), &left_out))
 		return false;
 	if (left_out)
 		log_line(level, "%" PRIu64 " messages like the next one were left out", left_out);

@@ -5,8 +5,8 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/size.h"
 #include "ksm/break.h"
 #include "ksm/guest-bytes.h"
@@ -82,14 +82,6 @@ _Static_assert(ARRAY_SIZE(outcome_names) == EXTENT_OUTCOMES, "a name for each ou
 const char *extent_outcome_name(enum extent_outcome outcome)
 {
 	return outcome_names[outcome];
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 /* An address range with room for one hold's pages, free at the moment; it is a hint and no more. */
@@ -234,7 +226,7 @@ static void count_hold(struct extent_stats *s, uint64_t ns)
 static void hold_work(void *arg)
 {
 	struct extent_applier *a = arg;
-	uint64_t start = now_ns();
+	uint64_t start = clock_now_ns();
 
 	a->held = true;
 	do {
@@ -243,8 +235,8 @@ static void hold_work(void *arg)
 		p->extent->outcome = look_again(a, p);
 		if (!broken(BREAK_EARLY_RELEASE) && p->extent->outcome == EXTENT_REPLACED)
 			p->extent->outcome = exchange(a, p);
-	} while (a->done < a->count && now_ns() - start < EXTENT_HOLD_NS);
-	count_hold(&a->stats, now_ns() - start);
+	} while (a->done < a->count && clock_now_ns() - start < EXTENT_HOLD_NS);
+	count_hold(&a->stats, clock_now_ns() - start);
 }
 
 /* Hold as often as it takes for all that is prepared. */

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/size.h"
 #include "ksm/replay-internal.h"
 
@@ -29,14 +30,6 @@ static uint64_t chance(struct replay_writer *w)
 	return replay_mix(w->config.seed, w->chances++);
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static bool shall_stop(const struct replay_writer *w)
 {
 	return atomic_load_explicit(&w->stop, memory_order_relaxed) ||
@@ -52,10 +45,10 @@ static void pace(struct replay_writer *w)
 	if (w->config.writes_per_s == 0)
 		return;
 	due = w->start_ns + (uint64_t)((double)writes * 1e9 / (double)w->config.writes_per_s);
-	if (now_ns() >= due)
+	if (clock_now_ns() >= due)
 		return;
 	replay_hold_rest(replay_memory_hold(w->m));
-	while (!shall_stop(w) && (now = now_ns()) < due) {
+	while (!shall_stop(w) && (now = clock_now_ns()) < due) {
 		uint64_t ns = due - now < SLEEP_MAX_NS ? due - now : SLEEP_MAX_NS;
 
 		nanosleep(&(struct timespec){.tv_nsec = (long)ns}, NULL);
@@ -127,7 +120,7 @@ int replay_writer_start(struct replay_memory *m, const struct replay_writer_conf
 		return -ENOMEM;
 	w->m = m;
 	w->config = *config;
-	w->start_ns = now_ns();
+	w->start_ns = clock_now_ns();
 	r = pthread_create(&w->thread, NULL, writer_main, w);
 	if (r != 0) {
 		free(w);

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/size.h"
 #include "tools/cli.h"
 #include "tools/client.h"
@@ -57,20 +58,12 @@ static const char *liveness(const json_t *state)
 	return text ? text : "?";
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
 /* Look again until the balloon is where it was asked to be, or for as long as we may. */
 static int wait_for_target(struct client *client, uint64_t wait_s, struct errmsg *err, json_t **state)
 {
-	uint64_t end_ns = now_ns() + wait_s * 1000000000;
+	uint64_t end_ns = clock_now_ns() + wait_s * 1000000000;
 
-	while (number(*state, "ballooned_bytes") != number(*state, "target_bytes") && now_ns() < end_ns) {
+	while (number(*state, "ballooned_bytes") != number(*state, "target_bytes") && clock_now_ns() < end_ns) {
 		json_t *next;
 		int r;
 

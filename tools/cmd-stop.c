@@ -2,8 +2,8 @@
 /* `sardine stop`, `sardine kill` and `sardine wait`: the end of a VM. */
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/size.h"
 #include "tools/cli.h"
 #include "tools/client.h"
@@ -53,14 +53,6 @@ static int report(const char *verb, const struct args *args, const char *end, co
 			 detail);
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
 /*
  * Why a VM that we asked to stop was killed. When our own time was over we have waited for that long, too: we
  * began to count earlier. Before that it was another `stop`, a `kill` or a signal.
@@ -79,7 +71,7 @@ static const char *why_killed(uint64_t timeout_s, uint64_t waited_ns, char *buf,
 /* Asks, waits for the VM's end and until its name is free. @stop: say why it was killed. */
 static int until_end(const char *verb, const struct args *args, json_t *request, bool stop)
 {
-	const uint64_t start_ns = now_ns();
+	const uint64_t start_ns = clock_now_ns();
 	uint64_t answered_ns;
 	char why[96];
 	struct errmsg err = {0};
@@ -94,7 +86,7 @@ static int until_end(const char *verb, const struct args *args, json_t *request,
 		return cli_error(verb, CLI_FAILED, "%s", errmsg_text(&err, r));
 	}
 	r = client_call(&client, request, -1, 0, &err, &result);
-	answered_ns = now_ns();
+	answered_ns = clock_now_ns();
 	/* Also when the process died under us: it lets go of its name a moment after it closes the socket. */
 	if (r == 0)
 		r = client_wait_gone(&client, &err);

@@ -7,10 +7,10 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/time.h>
-#include <time.h>
 
 #include "base/addr.h"
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "tools/host-probe.h"
 #include "vmm/kvm.h"
 
@@ -126,14 +126,6 @@ static int set_registers(const struct timing_vm *vm)
 	return 0;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
 /* Return: 0; -ETIME when the alarm came first; -EIO for an exit that does not belong here. */
 static int run_loop(const struct timing_vm *vm, uint32_t loops, uint64_t *ret_ns)
 {
@@ -153,14 +145,14 @@ static int run_loop(const struct timing_vm *vm, uint32_t loops, uint64_t *ret_ns
 	r = set_registers(vm);
 	if (r < 0)
 		return r;
-	start = now_ns();
+	start = clock_now_ns();
 	while (ioctl(vm->vcpu, KVM_RUN, 0) < 0) {
 		if (errno != EINTR && errno != EAGAIN)
 			return -errno;
-		if (now_ns() - start > DEADLINE_NS)
+		if (clock_now_ns() - start > DEADLINE_NS)
 			return -ETIME;
 	}
-	*ret_ns = now_ns() - start;
+	*ret_ns = clock_now_ns() - start;
 	if (vm->run->exit_reason != KVM_EXIT_IO || vm->run->io.port != DONE_PORT)
 		return -EIO;
 	return 0;

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/fs.h"
 #include "base/log.h"
 
@@ -56,14 +56,6 @@ bool run_signals_hangup_ignored(void)
 	       action.sa_handler == SIG_IGN;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
 static void on_signal(void *arg, uint32_t events)
 {
 	struct run_signals *s = arg;
@@ -76,14 +68,14 @@ static void on_signal(void *arg, uint32_t events)
 	if (info.ssi_signo == SIGHUP && s->ops->hangup(s->arg, info.ssi_code == SI_KERNEL))
 		return;
 	name = strsignal((int)info.ssi_signo);
-	if (s->asked_ns && now_ns() - s->asked_ns < SAME_REQUEST_NS)
+	if (s->asked_ns && clock_now_ns() - s->asked_ns < SAME_REQUEST_NS)
 		return;
 	if (s->asked_ns) {
 		log_warn("signal %u (%s): killing the guest", info.ssi_signo, name);
 		s->ops->kill(s->arg);
 		return;
 	}
-	s->asked_ns = now_ns();
+	s->asked_ns = clock_now_ns();
 	log_info("signal %u (%s): stopping the guest; a second one kills it", info.ssi_signo, name);
 	s->ops->stop(s->arg);
 }

@@ -11,8 +11,8 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "vmm/control-internal.h"
 
 /*
@@ -256,21 +256,13 @@ static bool client_requests(struct control_client *client)
 	return true;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
 /* Look after a client whose socket is full. The timer is armed only while there is one. */
 static void client_stuck(struct control_client *client)
 {
 	struct control *control = client->control;
 
 	if (!client->stuck_since_ns)
-		client->stuck_since_ns = now_ns();
+		client->stuck_since_ns = clock_now_ns();
 	if (control->slow_armed)
 		return;
 	control->slow_armed = io_timer_set(control->slow_timer, control->slow_ns) == 0;
@@ -280,7 +272,7 @@ static void drop_slow(void *arg, uint32_t events)
 {
 	struct control *control = arg;
 	struct control_client *next;
-	uint64_t now = now_ns();
+	uint64_t now = clock_now_ns();
 
 	(void)events;
 	control->slow_armed = false;
@@ -387,7 +379,7 @@ static void stop_expired(void *arg, uint32_t events)
 
 void control_stop(struct control *control, uint64_t timeout_ns)
 {
-	uint64_t now = now_ns(), at = now + timeout_ns;
+	uint64_t now = clock_now_ns(), at = now + timeout_ns;
 
 	control->ops->power_button(control->arg);
 	control_pause_end(control);
@@ -493,7 +485,7 @@ void control_free(struct control *control)
 
 void control_ended(struct control *control, const char *end, const char *detail)
 {
-	uint64_t deadline = now_ns() + (uint64_t)ENDED_WAIT_MS * 1000000;
+	uint64_t deadline = clock_now_ns() + (uint64_t)ENDED_WAIT_MS * 1000000;
 	struct control_client *next;
 
 	for (struct control_client *client = control->clients; client; client = next) {
@@ -506,7 +498,7 @@ void control_ended(struct control *control, const char *end, const char *detail)
 		client->wait_count = 0;
 		for (client_flush(client); client->out_len; client_flush(client)) {
 			struct pollfd p = {.fd = client->fd, .events = POLLOUT};
-			uint64_t now = now_ns();
+			uint64_t now = clock_now_ns();
 
 			if (now >= deadline || poll(&p, 1, (int)((deadline - now) / 1000000) + 1) <= 0)
 				break;

@@ -45,9 +45,9 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/planted.h"
 
 #define BALLOON_QUEUES 5
@@ -94,14 +94,6 @@ struct virtio_balloon {
 	uint64_t stats_ignored;
 	uint32_t pfns[BALLOON_MESSAGE_FRAMES_MAX]; /* a message, while it is worked on */
 };
-
-static uint64_t monotonic_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 static uint64_t features(void *dev)
 {
@@ -431,7 +423,7 @@ int virtio_balloon_new(const struct virtio_balloon_options *options, struct gues
 	b->mem = mem;
 	b->options = *options;
 	if (!b->options.now_ns)
-		b->options.now_ns = monotonic_ns;
+		b->options.now_ns = clock_now_ns;
 	r = account_new(b);
 	if (r < 0)
 		return r;

@@ -34,8 +34,8 @@
 #include <linux/virtio_blk.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/planted.h"
 #include "base/size.h"
 #include "vmm/virtio-blk-engine.h"
@@ -329,11 +329,8 @@ static bool round_over(const struct virtio_blk *blk, unsigned taken)
 
 static uint64_t monotonic_ns(void *arg)
 {
-	struct timespec t;
-
 	(void)arg;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+	return clock_now_ns();
 }
 
 /* Whether the chain just taken has to wait for the limits; it is back in the ring then. */

@@ -34,8 +34,8 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/size.h"
 #include "vmm/virtio-net-internal.h"
 
@@ -55,14 +55,6 @@ void virtio_net_default_mac(const char *vm_name, unsigned index, uint8_t ret[VIR
 	/* IEEE 802: locally administered is bit 1, group is bit 0 of the first byte. */
 	digest[0] = (uint8_t)((digest[0] & 0xfc) | 0x02);
 	memcpy(ret, digest, VIRTIO_NET_MAC_BYTES);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
 static void set_events(struct virtio_net *net, uint32_t events)
@@ -102,7 +94,7 @@ bool net_throttled(struct virtio_net *net, enum net_queue queue)
 
 	if (!rate_limit_is_set(limit))
 		return false;
-	now = now_ns();
+	now = clock_now_ns();
 	wait = rate_limit_wait_ns(limit, now);
 	if (!wait)
 		return false;
@@ -121,7 +113,7 @@ static bool may_run(const struct virtio_net *net)
 static void timer_fired(void *arg, uint32_t events)
 {
 	struct virtio_net *net = arg;
-	uint64_t now = now_ns();
+	uint64_t now = clock_now_ns();
 	bool due[NET_QUEUES];
 
 	(void)events;
@@ -287,7 +279,7 @@ static void config_init(struct virtio_net *net, const struct virtio_net_options 
 	net->stats.mtu = options->mtu;
 	net->stats.link = true;
 	for (unsigned i = 0; i < NET_QUEUES; i++)
-		rate_limit_init(&net->limits[i], &options->rate, now_ns());
+		rate_limit_init(&net->limits[i], &options->rate, clock_now_ns());
 }
 
 int virtio_net_new(const struct virtio_net_options *options, struct tap *tap, const struct guest_memory *mem,

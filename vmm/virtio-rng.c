@@ -15,11 +15,11 @@
  * A chain without a writable byte, or with a readable one, breaks the device (5.4.6.1: a driver must not).
  */
 #include "vmm/virtio-rng.h"
+#include "base/clock.h"
 #include "base/planted.h"
 
 #include <errno.h>
 #include <sys/random.h>
-#include <time.h>
 
 #define QUEUE_SIZE   64
 #define ROUND_CHAINS 16
@@ -39,14 +39,6 @@ struct virtio_rng {
 	uint64_t no_data;
 	uint64_t throttled;
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static ssize_t fill_from_kernel(void *arg, void *buf, size_t len)
 {
@@ -162,7 +154,7 @@ static int handle_one(struct virtio_rng *rng, struct virtqueue *vq)
 		virtio_mmio_break(rng->mmio, r < 0 ? vq->broken : "rng buffer with a readable part");
 		return -EPROTO;
 	}
-	wait_ns = rate_limit_is_set(&rng->limit) ? rate_limit_wait_ns(&rng->limit, now_ns()) : 0;
+	wait_ns = rate_limit_is_set(&rng->limit) ? rate_limit_wait_ns(&rng->limit, clock_now_ns()) : 0;
 	if (wait_ns) {
 		rng->throttled++;
 		return wait_for(rng, vq, wait_ns);
@@ -250,7 +242,7 @@ int virtio_rng_new(const struct virtio_rng_options *options, const struct guest_
 	rng->options = *options;
 	if (!rng->options.fill)
 		rng->options.fill = fill_from_kernel;
-	rate_limit_init(&rng->limit, &options->rate, now_ns());
+	rate_limit_init(&rng->limit, &options->rate, clock_now_ns());
 	r = io_timer_new(loop, look_again, rng, &rng->timer);
 	if (r < 0)
 		return r;

@@ -17,8 +17,8 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/size.h"
 #include "vmm/vsock-switch.h"
 
@@ -50,14 +50,6 @@ struct virtio_vsock {
 	uint64_t throttled;
 };
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* Whether packets may be taken and made. */
 static bool may_work(const struct virtio_vsock *v)
 {
@@ -67,7 +59,7 @@ static bool may_work(const struct virtio_vsock *v)
 /* Whether packets have to wait for the limits; then the timer looks again. */
 static bool must_wait(struct virtio_vsock *v)
 {
-	uint64_t ns = rate_limit_is_set(&v->limit) ? rate_limit_wait_ns(&v->limit, now_ns()) : 0;
+	uint64_t ns = rate_limit_is_set(&v->limit) ? rate_limit_wait_ns(&v->limit, clock_now_ns()) : 0;
 
 	if (ns == 0)
 		return false;
@@ -340,7 +332,7 @@ int virtio_vsock_new(const struct virtio_vsock_options *options, const struct gu
 		return -ENOMEM;
 	v->sw = (struct vsock_switch){.loop = loop, .owner = v, .ready = host_ready, .cid = options->cid};
 	v->config.guest_cid = (le64_t){htole64(options->cid)};
-	rate_limit_init(&v->limit, &options->rate, now_ns());
+	rate_limit_init(&v->limit, &options->rate, clock_now_ns());
 	r = io_timer_new(loop, tick, v, &v->tick);
 	if (r == 0)
 		r = io_timer_new(loop, look_again, v, &v->soon);

@@ -33,6 +33,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
+#include "base/clock.h"
 #include "base/signals.h"
 #include "vmm/vm-internal.h"
 
@@ -41,14 +42,6 @@
 #define CRASH_SPACE_MAX 60000000000u
 #define CRASH_ALONE_NS	60000000000u /* a boot that lived as long is no part of a row */
 #define CRASH_DOUBLINGS 10	     /* then the space is at its most */
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
 
 uint64_t vm_restart_space_ns(bool crash, uint64_t lived_ns, unsigned *row)
 {
@@ -272,7 +265,7 @@ static void crash_reported(struct vm *vm)
 {
 	struct restart *rs = &vm->restart;
 	bool restart = vm->config->on_crash == CONFIG_RESTART && !rs->give_up;
-	uint64_t space_ns = vm_restart_space_ns(true, now_ns() - rs->booted_ns, &rs->row);
+	uint64_t space_ns = vm_restart_space_ns(true, clock_now_ns() - rs->booted_ns, &rs->row);
 
 	if (vm->events && vm->events->crashed)
 		vm->events->crashed(vm->events_arg, rs->why.text, rs->registers,
@@ -302,7 +295,7 @@ static void job_finished(struct vm *vm)
 		vm_end_with(vm, VM_END_ERROR, errmsg_text(&rs->err, rs->error));
 		return;
 	}
-	rs->booted_ns = now_ns();
+	rs->booted_ns = clock_now_ns();
 	if (vm->events && vm->events->rebooted)
 		vm->events->rebooted(vm->events_arg);
 }
@@ -328,7 +321,7 @@ static void on_wake(void *arg, uint32_t events)
 	case RESTART_NONE:
 		break;
 	case RESTART_RESET:
-		wait_then_reset(vm, vm_restart_space_ns(false, now_ns() - rs->booted_ns, &rs->row));
+		wait_then_reset(vm, vm_restart_space_ns(false, clock_now_ns() - rs->booted_ns, &rs->row));
 		break;
 	case RESTART_CRASH:
 		job_start(vm, RESTART_REPORTING);
@@ -350,7 +343,7 @@ bool vm_restart_give_up(struct vm *vm)
 
 void vm_restart_started(struct vm *vm)
 {
-	vm->restart.booted_ns = now_ns();
+	vm->restart.booted_ns = clock_now_ns();
 }
 
 int vm_restart_new(struct vm *vm)
