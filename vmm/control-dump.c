@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A dump on request: written by a thread of its own while the loop goes on. */
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 
 #include "base/signals.h"
@@ -33,7 +32,6 @@ int control_dump_start(struct control_client *client, const json_t *id, int fd, 
 {
 	struct control *control = client->control;
 	struct control_dump *dump;
-	sigset_t all, old;
 	int r;
 
 	if (control->dump)
@@ -44,15 +42,11 @@ int control_dump_start(struct control_client *client, const json_t *id, int fd, 
 	*dump = (struct control_dump){
 		.control = control, .client = client->serial, .fd = fd, .format = format};
 	dump->id = id ? json_deep_copy(id) : NULL;
-	/* Signals are the other threads' business. */
-	signals_fill_but_faults(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&dump->thread, NULL, dump_main, dump);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (r) {
+	r = signals_thread_create(&dump->thread, dump_main, dump);
+	if (r < 0) {
 		json_decref(dump->id);
 		free(dump);
-		return -r;
+		return r;
 	}
 	control->dump = dump;
 	client->working++;

@@ -4,7 +4,6 @@
  * waits in a queue. Several pauses are one: the first resume ends it, whoever asked.
  */
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -32,17 +31,11 @@ static void *pause_main(void *arg)
 
 static int start_thread(struct control *control)
 {
-	sigset_t all, old;
-	int r;
+	int r = signals_thread_create(&control->pause_thread, pause_main, control);
 
-	/* Signals are the other threads' business. */
-	signals_fill_but_faults(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&control->pause_thread, NULL, pause_main, control);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (r == 0)
 		control->pause = CONTROL_PAUSING;
-	return -r;
+	return r;
 }
 
 static void resume(struct control *control)

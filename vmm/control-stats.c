@@ -2,7 +2,6 @@
 /* Statistics on request: the kernel's figures are read by a thread, since it walks all page tables for them;
  * who asks meanwhile gets the same answer. */
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -27,19 +26,6 @@ static void *stats_main(void *arg)
 	return NULL;
 }
 
-static int start_thread(struct control *control)
-{
-	sigset_t all, old;
-	int r;
-
-	/* Signals are the other threads' business. */
-	signals_fill_but_faults(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&control->stats_thread, NULL, stats_main, control);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return -r;
-}
-
 int control_stats_start(struct control_client *client, const json_t *id)
 {
 	struct control *control = client->control;
@@ -49,7 +35,7 @@ int control_stats_start(struct control_client *client, const json_t *id)
 	if (!wait)
 		return -ENOMEM;
 	if (!control->stats_waits) {
-		int r = start_thread(control);
+		int r = signals_thread_create(&control->stats_thread, stats_main, control);
 
 		if (r < 0) {
 			free(wait);

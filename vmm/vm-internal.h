@@ -106,7 +106,6 @@ struct vm {
 	struct boot_image kernel; /* files of the cache, held open for the next boot */
 	struct boot_blob initrd;
 	struct vm_usage_files usage_files; /* read by one thread at a time (control-stats.c) */
-	thread_confine_fn confine;	   /* NULL: threads keep what they may do */
 
 	struct boot_state boot; /* as each boot begins */
 	struct vcpu_set *vcpus;

@@ -221,22 +221,17 @@ static void *restart_main(void *arg)
 static void job_start(struct vm *vm, enum restart_phase job)
 {
 	struct restart *rs = &vm->restart;
-	sigset_t all, old;
 	int r;
 
 	rs->job = job;
 	rs->error = 0;
 	rs->err.text[0] = '\0';
 	atomic_store_explicit(&rs->job_done, false, memory_order_relaxed);
-	/* Signals are the other threads' business. */
-	signals_fill_but_faults(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&rs->thread, NULL, restart_main, vm);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (r) {
+	r = signals_thread_create(&rs->thread, restart_main, vm);
+	if (r < 0) {
 		struct errmsg err = {0};
 
-		errmsg_set(&err, -r, "cannot start a thread for the restart: %s", strerror(r));
+		errmsg_set(&err, r, "cannot start a thread for the restart: %s", strerror(-r));
 		vm_end_with(vm, VM_END_ERROR, err.text);
 		return;
 	}

@@ -175,7 +175,6 @@ void vm_free(struct vm *vm)
 
 void vm_set_confine(struct vm *vm, thread_confine_fn confine)
 {
-	vm->confine = confine;
 	vcpu_set_confine(vm->vcpus, confine);
 }
 
