@@ -132,28 +132,17 @@ static bool queue_exists(void *dev, unsigned queue, uint64_t negotiated)
 	return queue_role(queue, negotiated) != ROLE_NONE;
 }
 
-static void config_read(void *dev, uint32_t offset, uint8_t *data, uint32_t len)
-{
-	const struct virtio_balloon *b = dev;
-
-	for (uint32_t i = 0; i < len && offset + i < sizeof(b->config); i++)
-		data[i] = ((const uint8_t *)&b->config)[offset + i];
-}
-
-static int config_write(void *dev, uint32_t offset, const uint8_t *data, uint32_t len)
+static void config_write(void *dev, uint32_t offset, const uint8_t *data, uint32_t len)
 {
 	struct virtio_balloon *b = dev;
 	struct balloon_config config = b->config;
 
-	if (offset >= sizeof(config) || len > sizeof(config) - offset)
-		return -EINVAL;
 	memcpy((uint8_t *)&config + offset, data, len);
 	/* `actual` and the poison value are the driver's, the others are not. Linux writes each in one go. */
 	if (le32_get(&config.actual) <= guest_memory_bytes(b->mem) >> PAGE_SHIFT)
 		b->config.actual = config.actual;
 	if (b->options.poison)
 		b->config.poison_val = config.poison_val;
-	return 0;
 }
 
 static void stats_timer_set(struct virtio_balloon *b, uint64_t after_s)
@@ -171,12 +160,6 @@ static void activate(void *dev, uint64_t negotiated)
 	balloon_motion_driver(&b->motion, true, b->options.now_ns());
 	if (negotiated & VIRTIO_BALLOON_STATS_VQ)
 		stats_timer_set(b, b->options.stats_interval_s);
-}
-
-/* Every operation is finished when the function that began it returns. */
-static void nothing_to_drain(void *dev)
-{
-	(void)dev;
 }
 
 static void reset(void *dev)
@@ -333,11 +316,11 @@ static const struct virtio_device_ops balloon_device_ops = {
 	.queue_size_max = {QUEUE_SIZE, QUEUE_SIZE, QUEUE_SIZE, QUEUE_SIZE, QUEUE_SIZE},
 	.features = features,
 	.queue_exists = queue_exists,
-	.config_read = config_read,
+	.config_offset = offsetof(struct virtio_balloon, config),
+	.config_bytes = sizeof(((struct virtio_balloon *)0)->config),
 	.config_write = config_write,
 	.activate = activate,
 	.queue_notify = queue_notify,
-	.drain = nothing_to_drain,
 	.reset = reset,
 };
 

@@ -456,22 +456,6 @@ static uint64_t features(void *dev)
 	return bits | 1u << VIRTIO_BLK_F_FLUSH | 1u << VIRTIO_BLK_F_DISCARD | 1u << VIRTIO_BLK_F_WRITE_ZEROES;
 }
 
-static void config_read(void *dev, uint32_t offset, uint8_t *data, uint32_t len)
-{
-	const struct virtio_blk *blk = dev;
-
-	for (uint32_t i = 0; i < len && offset + i < sizeof(blk->config); i++)
-		data[i] = ((const uint8_t *)&blk->config)[offset + i];
-}
-
-/* No field is the driver's to write. */
-static int config_write(void *dev, uint32_t offset, const uint8_t *data, uint32_t len)
-{
-	(void)dev;
-	(void)data;
-	return range_fits(offset, len, sizeof(struct virtio_blk_config)) ? 0 : -EINVAL;
-}
-
 static void activate(void *dev, uint64_t negotiated)
 {
 	struct virtio_blk *blk = dev;
@@ -516,8 +500,8 @@ static const struct virtio_device_ops blk_device_ops = {
 	.queue_count = 1,
 	.queue_size_max = {QUEUE_SIZE},
 	.features = features,
-	.config_read = config_read,
-	.config_write = config_write,
+	.config_offset = offsetof(struct virtio_blk, config),
+	.config_bytes = sizeof(((struct virtio_blk *)0)->config),
 	.activate = activate,
 	.queue_notify = queue_notify,
 	.drain = drain,

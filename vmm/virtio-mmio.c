@@ -39,6 +39,7 @@
 #include <sys/eventfd.h>
 
 #include "base/bytes.h"
+#include "base/size.h"
 
 #define MMIO_MAGIC   0x74726976u /* "virt" */
 #define MMIO_VERSION 2u
@@ -345,8 +346,8 @@ void virtio_mmio_count_error(struct virtio_mmio *t)
 
 static uint64_t device_features(const struct virtio_mmio *t)
 {
-	return t->ops->features(t->dev) | VIRTIO_FEATURE_VERSION_1 | VIRTIO_FEATURE_EVENT_IDX |
-	       VIRTIO_FEATURE_INDIRECT_DESC;
+	return (t->ops->features ? t->ops->features(t->dev) : 0) | VIRTIO_FEATURE_VERSION_1 |
+	       VIRTIO_FEATURE_EVENT_IDX | VIRTIO_FEATURE_INDIRECT_DESC;
 }
 
 /* Features come in two halves of 32 bits; there are none above. */
@@ -415,11 +416,17 @@ static uint32_t reg_read(struct virtio_mmio *t, uint32_t reg)
 	}
 }
 
+static void drain(struct virtio_mmio *t)
+{
+	if (t->ops->drain)
+		t->ops->drain(t->dev);
+}
+
 static void device_reset(struct virtio_mmio *t)
 {
 	for (unsigned i = 0; i < t->ops->queue_count; i++)
 		virtqueue_disable(&t->queues[i].vq);
-	t->ops->drain(t->dev);
+	drain(t);
 	t->ops->reset(t->dev);
 	for (unsigned i = 0; i < t->ops->queue_count; i++)
 		virtqueue_reset(&t->queues[i].vq);
@@ -441,7 +448,8 @@ void virtio_mmio_reset(struct virtio_mmio *t)
 
 static void device_start(struct virtio_mmio *t)
 {
-	t->ops->activate(t->dev, t->driver_features);
+	if (t->ops->activate)
+		t->ops->activate(t->dev, t->driver_features);
 	/* A driver may have filled its queues before; its kicks came too early to be seen. */
 	kick_enabled(t);
 }
@@ -504,7 +512,7 @@ static void queue_ready_write(struct virtio_mmio *t, struct mmio_queue *q, uint3
 
 	if (value == 0) {
 		if (q->vq.enabled)
-			t->ops->drain(t->dev);
+			drain(t);
 		virtqueue_disable(&q->vq);
 		return;
 	}
@@ -644,6 +652,22 @@ static bool is_register(uint64_t offset, uint32_t len)
 	return len == 4 && offset % 4 == 0;
 }
 
+static void config_read(const struct virtio_mmio *t, uint64_t offset, uint8_t *data, uint32_t len)
+{
+	const uint8_t *config = (const uint8_t *)t->dev + t->ops->config_offset;
+
+	for (uint32_t i = 0; i < len && offset + i < t->ops->config_bytes; i++)
+		data[i] = config[offset + i];
+}
+
+static void config_write(struct virtio_mmio *t, uint64_t offset, const uint8_t *data, uint32_t len)
+{
+	if (!range_fits(offset, len, t->ops->config_bytes))
+		virtio_mmio_break(t, "write outside the configuration space");
+	else if (t->ops->config_write)
+		t->ops->config_write(t->dev, (uint32_t)offset, data, len);
+}
+
 static void mmio_read(void *dev, uint64_t offset, uint8_t *data, uint32_t len)
 {
 	struct virtio_mmio *t = dev;
@@ -651,7 +675,7 @@ static void mmio_read(void *dev, uint64_t offset, uint8_t *data, uint32_t len)
 	memset(data, 0, len);
 	if (offset >= VIRTIO_MMIO_CONFIG_OFFSET) {
 		virtio_mmio_lock(t);
-		t->ops->config_read(t->dev, (uint32_t)(offset - VIRTIO_MMIO_CONFIG_OFFSET), data, len);
+		config_read(t, offset - VIRTIO_MMIO_CONFIG_OFFSET, data, len);
 		virtio_mmio_unlock(t);
 	} else if (is_register(offset, len)) {
 		store_le32(data, reg_read(t, (uint32_t)offset));
@@ -664,9 +688,7 @@ static void mmio_write(void *dev, uint64_t offset, const uint8_t *data, uint32_t
 
 	if (offset >= VIRTIO_MMIO_CONFIG_OFFSET) {
 		virtio_mmio_lock(t);
-		if (t->ops->config_write(t->dev, (uint32_t)(offset - VIRTIO_MMIO_CONFIG_OFFSET), data, len) <
-		    0)
-			virtio_mmio_break(t, "write outside the configuration space");
+		config_write(t, offset - VIRTIO_MMIO_CONFIG_OFFSET, data, len);
 		virtio_mmio_unlock(t);
 	} else if (is_register(offset, len)) {
 		reg_write(t, (uint32_t)offset, load_le32(data));

@@ -5,6 +5,7 @@
 #define SARDINE_VMM_VIRTIO_MMIO_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/cleanup.h"
@@ -54,20 +55,20 @@ struct virtio_device_ops {
 	unsigned queue_count;
 	uint16_t queue_size_max[VIRTIO_QUEUES_MAX];
 
-	/* Feature bits of the device type; the transport adds its own. */
+	/* Feature bits of the device type; the transport adds its own. NULL: none. */
 	uint64_t (*features)(void *dev);
 	/* Whether a queue is there with the features that the driver chose; QueueNumMax reads 0 otherwise. NULL: all are. */
 	bool (*queue_exists)(void *dev, unsigned queue, uint64_t features);
-	/* Fill @data from the configuration space; what lies beyond it stays zero. */
-	void (*config_read)(void *dev, uint32_t offset, uint8_t *data, uint32_t len);
-	/* Return: 0 (also when the field is read-only), or negative when it lies outside: that breaks the
-	 * device. */
-	int (*config_write)(void *dev, uint32_t offset, const uint8_t *data, uint32_t len);
-	/* DRIVER_OK: queues may be used from now on. @features is what was negotiated. */
+	/* The configuration space, as the driver sees it: where it lies in @dev, and its length. What is beyond reads as zero. */
+	size_t config_offset;
+	size_t config_bytes;
+	/* A write inside of the configuration space (one that is not breaks the device). NULL: no field is the driver's. */
+	void (*config_write)(void *dev, uint32_t offset, const uint8_t *data, uint32_t len);
+	/* DRIVER_OK: queues may be used from now on. @features is what was negotiated. NULL: nothing to do. */
 	void (*activate)(void *dev, uint64_t features);
 	/* Queue @queue is enabled and may hold chains. */
 	void (*queue_notify)(void *dev, unsigned queue);
-	/* Return only when no I/O is in flight on guest memory. Must not take new chains. */
+	/* Return only when no I/O is in flight on guest memory. Must not take new chains. NULL: nothing ever is. */
 	void (*drain)(void *dev);
 	/* Finish what is in flight, to the driver's satisfaction: the device is held. Must not take new chains. NULL: nothing
 	 * is ever in flight. */

@@ -173,22 +173,6 @@ static uint64_t features(void *dev)
 	       (le16_get(&net->config.mtu) ? BIT(VIRTIO_NET_F_MTU) : 0);
 }
 
-static void config_read(void *dev, uint32_t offset, uint8_t *data, uint32_t len)
-{
-	const struct virtio_net *net = dev;
-
-	for (uint32_t i = 0; i < len && offset + i < sizeof(net->config); i++)
-		data[i] = ((const uint8_t *)&net->config)[offset + i];
-}
-
-/* No field is the driver's to write. */
-static int config_write(void *dev, uint32_t offset, const uint8_t *data, uint32_t len)
-{
-	(void)dev;
-	(void)data;
-	return range_fits(offset, len, sizeof(struct net_config_space)) ? 0 : -EINVAL;
-}
-
 /* Which feature is nothing without one of which others (virtio 1.2, 5.1.3.1). */
 static const struct {
 	unsigned feature;
@@ -238,12 +222,6 @@ static void queue_notify(void *dev, unsigned queue)
 		net_tx_run(net);
 }
 
-/* Every frame has been moved when the function that began it returns. */
-static void nothing_to_drain(void *dev)
-{
-	(void)dev;
-}
-
 static void reset(void *dev)
 {
 	struct virtio_net *net = dev;
@@ -261,11 +239,10 @@ static const struct virtio_device_ops net_device_ops = {
 	.queue_count = NET_QUEUES,
 	.queue_size_max = {[NET_RX] = NET_QUEUE_SIZE, [NET_TX] = NET_QUEUE_SIZE},
 	.features = features,
-	.config_read = config_read,
-	.config_write = config_write,
+	.config_offset = offsetof(struct virtio_net, config),
+	.config_bytes = sizeof(((struct virtio_net *)0)->config),
 	.activate = activate,
 	.queue_notify = queue_notify,
-	.drain = nothing_to_drain,
 	.reset = reset,
 };
 

@@ -48,42 +48,6 @@ static ssize_t fill_from_kernel(void *arg, void *buf, size_t len)
 	return n < 0 ? -errno : n;
 }
 
-static uint64_t no_features(void *dev)
-{
-	(void)dev;
-	return 0;
-}
-
-/* There is no configuration space (virtio 1.2, 5.4.4). */
-static void config_read(void *dev, uint32_t offset, uint8_t *data, uint32_t len)
-{
-	(void)dev;
-	(void)offset;
-	(void)data;
-	(void)len;
-}
-
-static int config_write(void *dev, uint32_t offset, const uint8_t *data, uint32_t len)
-{
-	(void)dev;
-	(void)offset;
-	(void)data;
-	(void)len;
-	return -EINVAL;
-}
-
-static void activate(void *dev, uint64_t features)
-{
-	(void)dev;
-	(void)features;
-}
-
-/* Every operation is finished when the function that began it returns. */
-static void nothing_to_drain(void *dev)
-{
-	(void)dev;
-}
-
 static void reset(void *dev)
 {
 	struct virtio_rng *rng = dev;
@@ -222,12 +186,7 @@ static const struct virtio_device_ops rng_device_ops = {
 	.device_id = VIRTIO_ID_OF_RNG,
 	.queue_count = 1,
 	.queue_size_max = {QUEUE_SIZE},
-	.features = no_features,
-	.config_read = config_read,
-	.config_write = config_write,
-	.activate = activate,
 	.queue_notify = queue_notify,
-	.drain = nothing_to_drain,
 	.reset = reset,
 };
 

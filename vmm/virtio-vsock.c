@@ -268,34 +268,6 @@ static uint64_t features(void *dev)
 	return FEATURE_STREAM;
 }
 
-static void config_read(void *dev, uint32_t offset, uint8_t *data, uint32_t len)
-{
-	const struct virtio_vsock *v = dev;
-
-	for (uint32_t i = 0; i < len && offset + i < sizeof(v->config); i++)
-		data[i] = ((const uint8_t *)&v->config)[offset + i];
-}
-
-/* The CID is not the driver's to write. */
-static int config_write(void *dev, uint32_t offset, const uint8_t *data, uint32_t len)
-{
-	(void)dev;
-	(void)data;
-	return range_fits(offset, len, sizeof(struct vsock_config)) ? 0 : -EINVAL;
-}
-
-static void activate(void *dev, uint64_t negotiated)
-{
-	(void)dev;
-	(void)negotiated;
-}
-
-/* Guest memory is touched by system calls that have ended when the function that made them returns. */
-static void nothing_to_drain(void *dev)
-{
-	(void)dev;
-}
-
 /* Context: a vCPU's thread, under the lock. */
 static void reset(void *dev)
 {
@@ -313,11 +285,9 @@ static const struct virtio_device_ops vsock_device_ops = {
 	.queue_count = VSOCK_QUEUES,
 	.queue_size_max = {[QUEUE_RX] = QUEUE_SIZE, [QUEUE_TX] = QUEUE_SIZE, [QUEUE_EVENT] = QUEUE_SIZE},
 	.features = features,
-	.config_read = config_read,
-	.config_write = config_write,
-	.activate = activate,
+	.config_offset = offsetof(struct virtio_vsock, config),
+	.config_bytes = sizeof(((struct virtio_vsock *)0)->config),
 	.queue_notify = queue_notify,
-	.drain = nothing_to_drain,
 	.reset = reset,
 };
 

@@ -25,22 +25,11 @@ static uint64_t probe_features(void *dev)
 	return FEATURE_A | FEATURE_B;
 }
 
-static void probe_config_read(void *dev, uint32_t offset, uint8_t *data, uint32_t len)
+static void probe_config_write(void *dev, uint32_t offset, const uint8_t *data, uint32_t len)
 {
 	struct probe *p = dev;
 
-	for (uint32_t i = 0; i < len && offset + i < sizeof(p->config); i++)
-		data[i] = p->config[offset + i];
-}
-
-static int probe_config_write(void *dev, uint32_t offset, const uint8_t *data, uint32_t len)
-{
-	struct probe *p = dev;
-
-	if (offset >= sizeof(p->config) || len > sizeof(p->config) - offset)
-		return -1;
 	memcpy(p->config + offset, data, len);
-	return 0;
 }
 
 static void probe_activate(void *dev, uint64_t features)
@@ -83,7 +72,8 @@ static const struct virtio_device_ops probe_ops = {
 	.queue_count = 2,
 	.queue_size_max = {16, 8},
 	.features = probe_features,
-	.config_read = probe_config_read,
+	.config_offset = offsetof(struct probe, config),
+	.config_bytes = sizeof(((struct probe *)0)->config),
 	.config_write = probe_config_write,
 	.activate = probe_activate,
 	.queue_notify = probe_notify,
