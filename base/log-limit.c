@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A limit on lines that somebody else can make us log. */
-#include "base/clock.h"
 #include "base/log-limit.h"
+#include "base/clock.h"
 
 #include <inttypes.h>
 

@@ -63,7 +63,8 @@ static int wait_for_target(struct client *client, uint64_t wait_s, struct errmsg
 {
 	uint64_t end_ns = clock_now_ns() + wait_s * 1000000000;
 
-	while (number(*state, "ballooned_bytes") != number(*state, "target_bytes") && clock_now_ns() < end_ns) {
+	while (number(*state, "ballooned_bytes") != number(*state, "target_bytes") &&
+	       clock_now_ns() < end_ns) {
 		json_t *next;
 		int r;
 
