@@ -459,6 +459,7 @@ static void drain_last(struct console *console)
 
 void console_leave_file(struct console *console)
 {
+	free(TAKE_PTR(console->created_path));
 	unix_server_leave(console->server);
 }
 

@@ -59,7 +59,7 @@ int console_new(struct io_loop *loop, enum console_kind kind, const char *path, 
  * Context: the loop's thread, or after it ended; vCPUs have ended.
  */
 void console_free(struct console *console);
-/* From now on console_free() leaves the file of a unix: console: the process is confined. */
+/* From now on console_free() leaves the file of a unix: console, and console_discard_file() does nothing: the process is confined. */
 void console_leave_file(struct console *console);
 DEFINE_CLEANUP(struct console, console_free)
 

@@ -376,6 +376,23 @@ TEST(file_gets_all_and_is_appended_to)
 	tempdir_remove(&f.dir);
 }
 
+/* What a failed start takes back, but not when the process can look at no file any more. */
+TEST(a_new_file_is_taken_back_unless_it_is_left)
+{
+	for (unsigned leave = 0; leave < 2; leave++) {
+		struct fixture f = {.dir = tempdir_make()};
+		const char *path = tempdir_file(&f.dir, "new");
+
+		fixture_start(&f, CONSOLE_FILE, path);
+		if (leave)
+			console_leave_file(f.console);
+		console_discard_file(f.console);
+		assert_int_equal(access(path, F_OK), leave ? 0 : -1);
+		fixture_stop(&f);
+		tempdir_remove(&f.dir);
+	}
+}
+
 static bool two_dropped(void *arg)
 {
 	return counters(arg).output_dropped_bytes == 2;
@@ -596,6 +613,7 @@ int main(void)
 		cmocka_unit_test(half_closed_client_still_reads),
 		cmocka_unit_test(clients_are_bounded),
 		cmocka_unit_test(clients_that_left_make_place),
+		cmocka_unit_test(a_new_file_is_taken_back_unless_it_is_left),
 		cmocka_unit_test(file_gets_all_and_is_appended_to),
 		cmocka_unit_test(full_disk_loses_bytes_and_no_more),
 		cmocka_unit_test(bad_files_are_refused_with_a_line),
