@@ -341,7 +341,7 @@ static void ask(struct virtio_balloon *b)
 {
 	uint64_t now_ns = b->options.now_ns();
 
-	if (!b->stats_held || virtio_mmio_held(b->mmio) || !virtio_mmio_running(b->mmio))
+	if (!b->stats_held || !virtio_mmio_may_take(b->mmio))
 		return;
 	if (b->stats_asked_ns && now_ns - b->stats_asked_ns < STATS_ASK_NS)
 		return;

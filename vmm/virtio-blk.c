@@ -425,7 +425,7 @@ static void completed(void *arg, uint32_t events)
 	(void)events;
 	virtio_mmio_lock(blk->mmio);
 	blk_engine_reap(&blk->engine);
-	if (blk->starved && virtio_mmio_running(blk->mmio) && !virtio_mmio_held(blk->mmio))
+	if (blk->starved && virtio_mmio_may_take(blk->mmio))
 		process_queue(blk);
 	else
 		virtio_mmio_signal(blk->mmio, 0);
@@ -440,7 +440,7 @@ static void look_again(void *arg, uint32_t events)
 	(void)events;
 	virtio_mmio_lock(blk->mmio);
 	/* While it is held the chain stays where it is: the release looks at the queue. */
-	if (blk->throttled && virtio_mmio_running(blk->mmio) && !virtio_mmio_held(blk->mmio))
+	if (blk->throttled && virtio_mmio_may_take(blk->mmio))
 		process_queue(blk);
 	virtio_mmio_unlock(blk->mmio);
 }

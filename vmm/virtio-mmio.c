@@ -162,7 +162,7 @@ static void queue_kicked(void *arg, uint32_t events)
 	count_add(&t->count.kicks, kicks);
 	virtio_mmio_lock(t);
 	/* A kick that comes while the device is held is repeated by the release. */
-	if (!t->held && virtio_mmio_running(t) && q->vq.enabled)
+	if (virtio_mmio_may_take(t) && q->vq.enabled)
 		t->ops->queue_notify(t->dev, q->index);
 	virtio_mmio_unlock(t);
 }
@@ -274,6 +274,11 @@ bool virtio_mmio_running(const struct virtio_mmio *t)
 bool virtio_mmio_held(const struct virtio_mmio *t)
 {
 	return t->held > 0;
+}
+
+bool virtio_mmio_may_take(const struct virtio_mmio *t)
+{
+	return virtio_mmio_running(t) && !virtio_mmio_held(t);
 }
 
 static void kick_enabled(struct virtio_mmio *t)

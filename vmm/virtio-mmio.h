@@ -156,6 +156,9 @@ bool virtio_mmio_running(const struct virtio_mmio *t);
 /* Whether the device is held: no chain may be taken. What is in flight may complete. */
 bool virtio_mmio_held(const struct virtio_mmio *t);
 
+/* Both: running and not held. What an event or a timer of the device asks before it takes chains. */
+bool virtio_mmio_may_take(const struct virtio_mmio *t);
+
 /* Interrupt the driver when it wants one for what was pushed to the queue; once after a batch. */
 void virtio_mmio_signal(struct virtio_mmio *t, unsigned queue);
 

@@ -104,11 +104,6 @@ bool net_throttled(struct virtio_net *net, enum net_queue queue)
 	return true;
 }
 
-static bool may_run(const struct virtio_net *net)
-{
-	return virtio_mmio_running(net->mmio) && !virtio_mmio_held(net->mmio);
-}
-
 /* Context: the I/O thread. */
 static void timer_fired(void *arg, uint32_t events)
 {
@@ -120,12 +115,12 @@ static void timer_fired(void *arg, uint32_t events)
 	virtio_mmio_lock(net->mmio);
 	for (unsigned i = 0; i < NET_QUEUES; i++) {
 		due[i] = net->resume_ns[i] && net->resume_ns[i] <= now;
-		if (due[i] || !may_run(net))
+		if (due[i] || !virtio_mmio_may_take(net->mmio))
 			net->resume_ns[i] = 0;
 	}
-	if (due[NET_RX] && may_run(net))
+	if (due[NET_RX] && virtio_mmio_may_take(net->mmio))
 		net_rx_run(net);
-	if (due[NET_TX] && may_run(net))
+	if (due[NET_TX] && virtio_mmio_may_take(net->mmio))
 		net_tx_run(net);
 	arm_timer(net, now);
 	virtio_mmio_unlock(net->mmio);
@@ -149,7 +144,7 @@ static void tap_ready(void *arg, uint32_t events)
 	virtio_mmio_lock(net->mmio);
 	if (events & (EPOLLERR | EPOLLHUP)) {
 		link_lost(net);
-	} else if (!may_run(net)) {
+	} else if (!virtio_mmio_may_take(net->mmio)) {
 		set_events(net, 0);
 	} else {
 		if (events & EPOLLIN)

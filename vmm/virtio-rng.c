@@ -176,7 +176,7 @@ static void look_again(void *arg, uint32_t events)
 	(void)events;
 	virtio_mmio_lock(rng->mmio);
 	/* A device that is held gets a kick when it is released. */
-	if (virtio_mmio_running(rng->mmio) && !virtio_mmio_held(rng->mmio))
+	if (virtio_mmio_may_take(rng->mmio))
 		process_queue(rng);
 	virtio_mmio_unlock(rng->mmio);
 }

@@ -50,12 +50,6 @@ struct virtio_vsock {
 	uint64_t throttled;
 };
 
-/* Whether packets may be taken and made. */
-static bool may_work(const struct virtio_vsock *v)
-{
-	return virtio_mmio_running(v->mmio) && !virtio_mmio_held(v->mmio);
-}
-
 /* Whether packets have to wait for the limits; then the timer looks again. */
 static bool must_wait(struct virtio_vsock *v)
 {
@@ -199,7 +193,7 @@ static void queue_notify(void *dev, unsigned queue)
 	if (queue == QUEUE_TX)
 		process_tx(v);
 	/* Nothing of ours goes into the event queue. */
-	if (queue != QUEUE_EVENT && may_work(v))
+	if (queue != QUEUE_EVENT && virtio_mmio_may_take(v->mmio))
 		process_rx(v);
 	settle(v);
 }
@@ -217,7 +211,7 @@ static void host_ready(void *arg, uint32_t events)
 		return;
 	}
 	vsock_switch_host_event(&v->sw, c, events, virtio_mmio_running(v->mmio));
-	if (may_work(v))
+	if (virtio_mmio_may_take(v->mmio))
 		process_rx(v);
 	settle(v);
 	virtio_mmio_unlock(v->mmio);
@@ -240,8 +234,8 @@ static void tick(void *arg, uint32_t events)
 	(void)events;
 	virtio_mmio_lock(v->mmio);
 	v->ticking = false;
-	vsock_switch_tick(&v->sw, may_work(v));
-	if (may_work(v))
+	vsock_switch_tick(&v->sw, virtio_mmio_may_take(v->mmio));
+	if (virtio_mmio_may_take(v->mmio))
 		process_rx(v);
 	settle(v);
 	virtio_mmio_unlock(v->mmio);
@@ -254,7 +248,7 @@ static void look_again(void *arg, uint32_t events)
 	(void)events;
 	virtio_mmio_lock(v->mmio);
 	vsock_switch_bury(&v->sw);
-	if (may_work(v)) {
+	if (virtio_mmio_may_take(v->mmio)) {
 		process_tx(v);
 		process_rx(v);
 	}
