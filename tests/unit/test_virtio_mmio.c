@@ -353,6 +353,15 @@ static void config_space(void **state)
 	}
 	virtio_mmio_bus_ops.read(f->d.mmio, 0xff8, data, 8); /* beyond the device's own */
 	assert_memory_equal(data, "\0\0\0\0\0\0\0", 8);
+	/* What lies behind it in the device is not the guest's to read, neither from its end on nor across it. */
+	f->probe.features = UINT64_MAX;
+	for (uint32_t at = sizeof(f->probe.config) - 4; at < 64; at += 4) {
+		memset(data, 0xff, sizeof(data));
+		virtio_mmio_bus_ops.read(f->d.mmio, REG_CONFIG + at, data, 8);
+		assert_memory_equal(data + (at < sizeof(f->probe.config) ? 4 : 0), "\0\0\0\0\0\0\0",
+				    at < sizeof(f->probe.config) ? 4 : 8);
+	}
+	memset(data, 1, sizeof(data));
 	virtio_mmio_lock(f->d.mmio);
 	virtio_mmio_config_changed(f->d.mmio);
 	virtio_mmio_unlock(f->d.mmio);
