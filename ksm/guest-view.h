@@ -27,6 +27,9 @@ struct guest_view_ops {
 	/* Frames are now a private mapping of @store from @page on. Called while held; cannot fail. */
 	void (*replaced)(void *ctx, gfn_t first, uint64_t frames, const struct segment_view *store,
 			 uint32_t page);
+	/* Frames that were pages of the store are plain anonymous memory again, with the region's advice. Called
+	 * while held; cannot fail. NULL: extents of this guest are never taken back. */
+	void (*retaken)(void *ctx, gfn_t first, uint64_t frames);
 };
 
 struct guest_view {
