@@ -15,7 +15,8 @@
  * and references are a client's word and cannot harm anybody but that client. It never sees guest memory.
  *
  * Threads: all calls are safe on any thread; those on one client come one at a time. Lookups wait for nobody.
- * Events are delivered by calls on *other* clients, on their threads; a handler may not call the store.
+ * Events are delivered by calls on any client (its own included) and by store_tick(), on the caller's thread, one at a
+ * time; a handler may not call the store.
  */
 struct store;
 struct store_client;
@@ -37,8 +38,8 @@ struct store_client_config {
 	/* One bit per frame, or NULL: whether the frame's record still holds. The client's to change at any time,
 	 * the store's to read at any time; not trusted. Lives as long as the client. */
 	const _Atomic uint64_t *recorded;
-	/* Takes one event; may not wait, nor call the store. -ENOSPC when it has no room: FOUND and WANTED are lost
-	 * then (less sharing), MOVE is said again later. */
+	/* Takes one event; may not wait, nor call the store. -ENOSPC when it has no room: it is said again by later
+	 * calls and ticks; FOUND is lost when the segment is gone by then. */
 	int (*event)(void *ctx, const struct store_event *event);
 	void *ctx;
 };
@@ -55,7 +56,12 @@ DEFINE_CLEANUP(struct store_client, store_client_free)
  * @count: at most STORE_BATCH_MAX.
  * @answers: one per record.
  *
- * A promise to donate (STORE_WANTED) ends with the second submission after it, by which the page must have been offered.
+ * The bits of the frames in the bitmap of valid records are to be set before the call: a twin whose bit is clear is none.
+ *
+ * A promise to donate (STORE_WANTED) ends with the second submission after it (the third after an event), by which the
+ * page must have been offered, or 10 s after it. A submission of exactly STORE_BATCH_MAX records is continued by the
+ * next one, which counts with it. Who has promised hears no FOUND for the frame promised when it offers the page itself:
+ * it knows in which order it filled the segment. All other frames that wait for the content, its own included, do.
  *
  * Return: 0, -EINVAL (count, a frame beyond the VM, a reserved field), -ENOMEM.
  */
@@ -94,6 +100,8 @@ int store_fetch(struct store_client *c, uint32_t segment, int *ret_fd) must_chec
 
 /**
  * store_refs() - Mappings of pages of a segment that a VM has more (1) or less (-1).
+ *
+ * To be told before pages are mapped, and after they are unmapped: a segment without references is let go.
  *
  * Return: 0, -ENOENT, -EINVAL (beyond the segment, more taken away than were there), -ENOMEM.
  */
