@@ -31,6 +31,9 @@ enum frame_state {
 	FRAME_COPIED, /* of the store, written */
 };
 
+/* 10 s: writers that are more than the CPUs have no guest that would mind. */
+#define HOLD_PATIENCE 10000000000u
+
 struct frame_backing {
 	_Atomic uint8_t state;
 };
@@ -42,7 +45,7 @@ struct replay_memory {
 	uint64_t *expected;
 	uint64_t *home; /* what it was filled with; NULL for a dump */
 	struct frame_backing *backing;
-	struct replay_hold *hold;
+	struct hold *hold;
 	struct in_flight *flight;
 	struct write_tracker *tracker;
 	_Atomic uint64_t wrong;
@@ -83,7 +86,7 @@ void *replay_memory_at(const struct replay_memory *m, gfn_t frame)
 	return m->bytes + frame.v * PAGE_BYTES;
 }
 
-struct replay_hold *replay_memory_hold(const struct replay_memory *m)
+struct hold *replay_memory_hold(const struct replay_memory *m)
 {
 	return m->hold;
 }
@@ -122,9 +125,10 @@ static int memory_new(uint64_t frames, struct replay_memory **ret)
 		return -ENOMEM;
 	if (madvise(m->bytes, frames * PAGE_BYTES, MADV_DONTDUMP) < 0)
 		return -errno;
-	r = replay_hold_new(&m->hold);
+	r = hold_new(NULL, NULL, &m->hold);
 	if (r < 0)
 		return r;
+	hold_set_patience(m->hold, HOLD_PATIENCE);
 	r = in_flight_new(frames, &m->flight);
 	if (r < 0)
 		return r;
@@ -139,7 +143,7 @@ void replay_memory_free(struct replay_memory *m)
 	if (m->reserved)
 		munmap(m->reserved, reserved_bytes(m));
 	in_flight_free(m->flight);
-	replay_hold_free(m->hold);
+	hold_free(m->hold);
 	free(m->expected);
 	free(m->home);
 	free(m->backing);
@@ -421,8 +425,7 @@ static int view_reserve(void *ctx, unsigned extents)
 
 static int view_while_held(void *ctx, void (*work)(void *arg), void *arg)
 {
-	replay_hold_call(((struct replay_memory *)ctx)->hold, work, arg);
-	return 0;
+	return hold_call(((struct replay_memory *)ctx)->hold, work, arg);
 }
 
 static int view_advise(void *ctx, hva_t start, uint64_t bytes)

@@ -11,8 +11,8 @@
 #include "base/cleanup.h"
 #include "base/errmsg.h"
 #include "ksm/guest-view.h"
+#include "ksm/hold.h"
 #include "ksm/in-flight.h"
-#include "ksm/replay-hold.h"
 #include "ksm/write-tracker.h"
 
 /*
@@ -74,7 +74,7 @@ DEFINE_CLEANUP(struct replay_memory, replay_memory_free)
 uint64_t replay_memory_frames(const struct replay_memory *m);
 void *replay_memory_at(const struct replay_memory *m, gfn_t frame);
 /* What holds the threads that write; what they enter their I/O into. Owned by the memory. */
-struct replay_hold *replay_memory_hold(const struct replay_memory *m);
+struct hold *replay_memory_hold(const struct replay_memory *m);
 struct in_flight *replay_memory_in_flight(const struct replay_memory *m);
 
 /* The engine's view of it; valid as long as the memory. Holding works with and without members of the hold. */

@@ -47,20 +47,20 @@ static void pace(struct replay_writer *w)
 	due = w->start_ns + (uint64_t)((double)writes * 1e9 / (double)w->config.writes_per_s);
 	if (clock_now_ns() >= due)
 		return;
-	replay_hold_rest(replay_memory_hold(w->m));
+	hold_rest(replay_memory_hold(w->m));
 	while (!shall_stop(w) && (now = clock_now_ns()) < due) {
 		uint64_t ns = due - now < SLEEP_MAX_NS ? due - now : SLEEP_MAX_NS;
 
 		nanosleep(&(struct timespec){.tv_nsec = (long)ns}, NULL);
 	}
-	replay_hold_wake(replay_memory_hold(w->m));
+	hold_wake(replay_memory_hold(w->m));
 }
 
 /* Between any two writes. Returns false at the end. */
 static bool go_on(struct replay_writer *w)
 {
 	pace(w);
-	replay_hold_attend(replay_memory_hold(w->m));
+	hold_attend(replay_memory_hold(w->m));
 	return !shall_stop(w);
 }
 
@@ -99,10 +99,10 @@ static void *writer_main(void *arg)
 {
 	struct replay_writer *w = arg;
 
-	replay_hold_join(replay_memory_hold(w->m));
+	hold_join(replay_memory_hold(w->m));
 	while (visit(w))
 		;
-	replay_hold_leave(replay_memory_hold(w->m));
+	hold_leave(replay_memory_hold(w->m));
 	return NULL;
 }
 

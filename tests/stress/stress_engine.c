@@ -133,9 +133,9 @@ static int device_io(struct device *d)
 	r = in_flight_enter(replay_memory_in_flight(m), first, frames);
 	if (r < 0)
 		return r;
-	replay_hold_rest(replay_memory_hold(m));
+	hold_rest(replay_memory_hold(m));
 	r = pinned_read(d, &iov, (long)((c >> 32) % 3000000));
-	replay_hold_wake(replay_memory_hold(m));
+	hold_wake(replay_memory_hold(m));
 	for (unsigned i = 0; i < frames; i++)
 		if (r == 0 && !replay_memory_device_wrote(m, GFN(first.v + i), number + i))
 			r = -EBADMSG;
@@ -154,7 +154,7 @@ static int device_recycle(struct device *d)
 	d->fresh = d->first + c % (DEVICE_FRAMES / WINDOW) * WINDOW;
 	r = replay_memory_discard(m, GFN(d->fresh), WINDOW);
 	for (unsigned i = 0; r == 0 && i < WINDOW; i++) {
-		replay_hold_attend(replay_memory_hold(m));
+		hold_attend(replay_memory_hold(m));
 		if (!replay_memory_restore(m, GFN(d->fresh + i)))
 			r = -EBADMSG;
 	}
@@ -164,15 +164,15 @@ static int device_recycle(struct device *d)
 static void *device_main(void *arg)
 {
 	struct device *d = arg;
-	struct replay_hold *hold = replay_memory_hold(d->t->m);
+	struct hold *hold = replay_memory_hold(d->t->m);
 	int r = 0, none = 0;
 
-	replay_hold_join(hold);
+	hold_join(hold);
 	while (r == 0 && !atomic_load(&d->t->stop)) {
-		replay_hold_attend(hold);
+		hold_attend(hold);
 		r = d->chances % 5 == 0 ? device_recycle(d) : device_io(d);
 	}
-	replay_hold_leave(hold);
+	hold_leave(hold);
 	atomic_compare_exchange_strong(&d->t->device_error, &none, r);
 	return NULL;
 }
@@ -336,11 +336,11 @@ static void report(struct torture *t, uint64_t writes, uint64_t ms)
 {
 	struct extent_stats x;
 	struct replay_stats s;
-	struct replay_hold_stats h;
+	struct hold_stats h;
 
 	extent_applier_stats(t->applier, &x);
 	replay_memory_stats(t->m, &s);
-	replay_hold_stats(replay_memory_hold(t->m), &h);
+	hold_stats(replay_memory_hold(t->m), &h);
 	printf("torture: seed %llu: %llu pages replaced in %llu extents, %llu breaks, %llu discards (%llu "
 	       "shared), %llu writes, "
 	       "%llu pinned I/Os, %llu holds; %.1f s\n",
@@ -384,7 +384,7 @@ TEST(every_byte_stays)
 				 0);
 		for (unsigned i = 0; i < 8; i++)
 			apply_batch(&t);
-		replay_hold_call(replay_memory_hold(t.m), verify_some, &t);
+		(void)!hold_call(replay_memory_hold(t.m), verify_some, &t);
 		extent_applier_stats(t.applier, &x);
 	}
 	writes = stop(&t);

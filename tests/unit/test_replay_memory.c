@@ -18,7 +18,6 @@
 
 #define FRAMES	   1000u
 #define DEADLINE_S 30
-#define HOLDS	   300u
 
 static const struct replay_run runs[] = {
 	{REPLAY_ZERO, 30}, {REPLAY_COPY, 16}, {REPLAY_FILL, 8}, {REPLAY_UNIQUE, 10}, {REPLAY_COPY, 1},
@@ -141,77 +140,6 @@ TEST(every_byte_is_known)
 	in_flight_leave(replay_memory_in_flight(m), GFN(31), 1);
 }
 
-/* Members count as fast as they can, and look for attention at every step; one rests now and then. */
-struct crowd {
-	struct replay_hold *hold;
-	atomic_bool stop;
-	atomic_uint members;
-	_Atomic uint64_t steps;
-	uint64_t plain; /* TSan looks after it */
-	unsigned held, moved;
-};
-
-static void *crowd_main(void *arg)
-{
-	struct crowd *c = arg;
-
-	bool rests;
-
-	replay_hold_join(c->hold);
-	rests = atomic_fetch_add(&c->members, 1) == 0;
-	for (uint64_t i = 1; !atomic_load_explicit(&c->stop, memory_order_relaxed); i++) {
-		replay_hold_attend(c->hold);
-		atomic_fetch_add(&c->steps, 1);
-		if (rests && i % 512 == 0) {
-			replay_hold_rest(c->hold);
-			sched_yield();
-			replay_hold_wake(c->hold);
-		}
-	}
-	replay_hold_leave(c->hold);
-	return NULL;
-}
-
-static void look(void *arg)
-{
-	struct crowd *c = arg;
-	uint64_t steps = atomic_load(&c->steps);
-
-	c->plain++;
-	c->held++;
-	for (unsigned i = 0; i < 20; i++)
-		sched_yield();
-	c->moved += atomic_load(&c->steps) != steps;
-}
-
-TEST(nobody_moves_while_held)
-{
-	struct crowd c = {0};
-	struct replay_hold_stats stats;
-	pthread_t threads[3];
-
-	assert_int_equal(replay_hold_new(&c.hold), 0);
-	replay_hold_call(c.hold, look, &c); /* nobody there */
-	for (unsigned i = 0; i < 3; i++)
-		assert_int_equal(pthread_create(&threads[i], NULL, crowd_main, &c), 0);
-	while (atomic_load(&c.members) < 3)
-		sched_yield();
-	/* One after the other at once: those of the last hold are just on their way out. */
-	for (unsigned i = 0; i < HOLDS; i++)
-		replay_hold_call(c.hold, look, &c);
-	atomic_store(&c.stop, true);
-	for (unsigned i = 0; i < 3; i++)
-		pthread_join(threads[i], NULL);
-	replay_hold_stats(c.hold, &stats);
-	assert_int_equal(stats.holds, HOLDS + 1);
-	assert_int_equal(stats.by_caller, 1);	     /* some never rest */
-	assert_true(atomic_load(&c.steps) >= HOLDS); /* holds in a row let them go on in between */
-	assert_int_equal(c.held, HOLDS + 1);
-	assert_int_equal(c.plain, HOLDS + 1);
-	assert_int_equal(c.moved, 0);
-	replay_hold_free(c.hold);
-}
-
 static void verify_all(void *arg)
 {
 	(void)replay_memory_verify(arg, GFN(0), FRAMES);
@@ -244,7 +172,7 @@ TEST(writers_write_what_is_known)
 	c.writes_per_s = 200;
 	assert_int_equal(replay_writer_start(m, &c, &slow), 0);
 	while (replay_writer_writes(fast) < 20000 || replay_writer_writes(slow) < 20) {
-		replay_hold_call(replay_memory_hold(m), verify_all, m);
+		assert_int_equal(hold_call(replay_memory_hold(m), verify_all, m), 0);
 		assert_true(seconds() < deadline);
 	}
 	assert_true(replay_writer_writes(slow) <= 200 * (seconds() - start + 1) + 1);
@@ -267,7 +195,6 @@ int main(void)
 		cmocka_unit_test(refuses_no_specification),
 		cmocka_unit_test(loads_dumps),
 		cmocka_unit_test(every_byte_is_known),
-		cmocka_unit_test(nobody_moves_while_held),
 		cmocka_unit_test(writers_write_what_is_known),
 	};
 
