@@ -11,6 +11,7 @@ class Report:
     def __init__(self, stream=None):
         self._stream = stream or sys.stdout
         self._results = []
+        self._figures = {}
         self.retries = 0
 
     def line(self, text):
@@ -18,6 +19,16 @@ class Report:
 
     def note(self, text):
         self.line(f"lab: {text}")
+
+    def figures(self, title, values):
+        """Measured values by name: a line, and part of what `json` gives."""
+        self._figures[title] = values
+        self.note(f"{title}: " + ", ".join(f"{name} {value}" for name, value in values.items()))
+
+    def json(self):
+        """What --json prints: each run with its error or null, and the figures."""
+        return {"runs": [{"title": title, "error": None if error is None else str(error)} for title, error in self._results],
+                "figures": self._figures}
 
     def retry(self, guest, first_log, second_log):
         self.retries += 1

@@ -2,6 +2,7 @@
 """scenario_boot.py - a stock kernel with 2 vCPUs boots from virtio-blk and powers off in both ways."""
 
 import image
+import scenario_cost
 from errors import check
 
 # what a sardine guest has: virtio ids 2 (block) and 5 (balloon), virtio 1.2 section 5
@@ -48,11 +49,15 @@ def _check_disk(guest):
 
 def boot2(lab):
     """2 vCPUs, everything checked, powered off by `sardine stop`; a second boot powers itself off."""
-    guest = lab.vmm.boot("boot2", lab.inner, cpus=2)
+    sardine = lab.vmm.title == "sardine"
+    group = scenario_cost.group(lab, "boot2") if sardine else None
+    guest = lab.vmm.boot("boot2", lab.inner, cpus=2, extra=f"--cgroup {group}" if sardine else "")
     lab.report.note(f"{lab.title('boot2')}: agent ready after {guest.boot_seconds:.0f} s")
     _check_guest(lab, guest, 2)
-    if lab.vmm.title == "sardine":
+    if sardine:
+        scenario_cost.measure(lab, "boot2", guest, group)
         lab.vmm.stop(guest)
+        scenario_cost.remove(lab, group)
         guest = lab.vmm.boot("boot2-again", lab.inner, cpus=2)
         check(guest.must("nproc") == "2", "the second boot lacks a CPU")
     lab.vmm.poweroff(guest)
