@@ -32,9 +32,10 @@ _sardine_files() {
 }
 
 _sardine_vms() {
-	local dir=/run names=() file
-	[[ ${XDG_RUNTIME_DIR-} == /* ]] && dir=$XDG_RUNTIME_DIR
-	for file in "$dir"/sardine/*.sock; do
+	local dir=/run/sardine names=() file
+	((EUID)) && [[ ${XDG_RUNTIME_DIR-} == /* ]] && dir=$XDG_RUNTIME_DIR/sardine
+	[[ ${SARDINE_RUNTIME_DIR-} == /* ]] && dir=$SARDINE_RUNTIME_DIR
+	for file in "$dir"/*.sock; do
 		[[ -S $file ]] || continue
 		file=${file##*/}
 		names+=("${file%.sock}")

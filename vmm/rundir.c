@@ -38,35 +38,47 @@ bool rundir_name_valid(const char *name)
 	return true;
 }
 
-static char *path_make(void)
+int rundir_where(uid_t uid, const char *own, const char *xdg, char **ret)
 {
-	const char *base = getenv("XDG_RUNTIME_DIR");
-	char *path = NULL;
+	char *path;
 
-	/* The XDG specification: a relative path is invalid and ignored. */
-	if (!base || base[0] != '/')
-		return strdup(RUNDIR_DEFAULT);
-	if (asprintf(&path, "%s/sardine", base) < 0)
-		return NULL;
-	return path;
+	if (own && own[0]) {
+		if (own[0] != '/')
+			return -EINVAL;
+		path = strdup(own);
+	} else if (uid == 0 || !xdg || xdg[0] != '/') {
+		/* The XDG specification: a relative path is invalid and ignored. */
+		path = strdup(RUNDIR_DEFAULT);
+	} else if (asprintf(&path, "%s/sardine", xdg) < 0) {
+		path = NULL;
+	}
+	if (!path)
+		return -ENOMEM;
+	*ret = path;
+	return 0;
 }
 
 static int hint(struct errmsg *err, int code, const char *path, const char *what)
 {
 	return errmsg_set(err, code,
-			  "runtime directory %s: %s: %s; set XDG_RUNTIME_DIR to a directory of your own that "
-			  "you can write to",
+			  "runtime directory %s: %s: %s; set SARDINE_RUNTIME_DIR to a directory of your own "
+			  "that you can write to",
 			  path, what, strerror(-code));
 }
 
 int rundir_open(bool create, struct errmsg *err, struct rundir *ret)
 {
-	auto_free char *path = path_make();
+	const char *own = getenv("SARDINE_RUNTIME_DIR");
+	auto_free char *path = NULL;
 	auto_fd fd = -1;
 	struct stat st;
+	int r;
 
-	if (!path)
-		return -ENOMEM;
+	r = rundir_where(geteuid(), own, getenv("XDG_RUNTIME_DIR"), &path);
+	if (r == -EINVAL)
+		return errmsg_set(err, r, "SARDINE_RUNTIME_DIR=%s: not an absolute path", own);
+	if (r < 0)
+		return r;
 	if (create && mkdir(path, 0700) < 0 && errno != EEXIST)
 		return hint(err, -errno, path, "cannot create it");
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -75,7 +87,7 @@ int rundir_open(bool create, struct errmsg *err, struct rundir *ret)
 	if (st.st_uid != geteuid())
 		return errmsg_set(err, -EPERM,
 				  "runtime directory %s: it belongs to uid %u, not to you (uid %u); set "
-				  "XDG_RUNTIME_DIR to a directory of your own",
+				  "SARDINE_RUNTIME_DIR to a directory of your own",
 				  path, st.st_uid, geteuid());
 	if (st.st_mode & 077)
 		return errmsg_set(err, -EPERM,

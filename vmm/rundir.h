@@ -13,8 +13,9 @@
 #include "vmm/unix-socket.h"
 
 /*
- * Theory of operation. The directory is $XDG_RUNTIME_DIR/sardine, or /run/sardine without that variable; 0700
- * and the caller's. Of each VM it holds
+ * Theory of operation. The directory is $SARDINE_RUNTIME_DIR, else for root /run/sardine, so that services and
+ * root's login see the same VMs, else $XDG_RUNTIME_DIR/sardine, else /run/sardine; 0700 and the caller's. Of each
+ * VM it holds
  *   NAME.lock  locked (OFD write lock) by the VMM as long as it lives, however it dies; its text is the pid;
  *   NAME.sock  the control socket;
  *   NAME.log   the log of a detached VM; it outlives the VM.
@@ -34,13 +35,24 @@ struct rundir {
 bool rundir_name_valid(const char *name);
 
 /**
+ * rundir_where() - Choose the runtime directory.
+ * @uid: who runs; 0 has one place for services and logins.
+ * @own: SARDINE_RUNTIME_DIR, the directory itself; NULL or "" when it is not set.
+ * @xdg: XDG_RUNTIME_DIR, the folder for the directory; NULL when it is not set.
+ * @ret: allocated.
+ *
+ * Return: 0; -EINVAL when @own is not absolute; -ENOMEM.
+ */
+int rundir_where(uid_t uid, const char *own, const char *xdg, char **ret) must_check;
+
+/**
  * rundir_open() - Open the runtime directory.
  * @create: make it when it is missing (its parent must exist).
  * @err: one line on failure.
  * @ret: closed with rundir_close().
  *
  * Return: 0; -ENOENT when it is missing and @create is false (no VM runs then); -EPERM when it belongs to
- * somebody else or others may enter it; or an errno.
+ * somebody else or others may enter it; -EINVAL by SARDINE_RUNTIME_DIR; or an errno.
  */
 int rundir_open(bool create, struct errmsg *err, struct rundir *ret) must_check;
 void rundir_close(struct rundir *dir);

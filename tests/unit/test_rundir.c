@@ -19,7 +19,7 @@ static struct rundir open_in(const struct tempdir *dir)
 	struct rundir run = RUNDIR_NONE;
 	struct errmsg err = {0};
 
-	setenv("XDG_RUNTIME_DIR", dir->path, 1);
+	setenv("SARDINE_RUNTIME_DIR", tempdir_file(dir, "sardine"), 1);
 	assert_int_equal(rundir_open(true, &err, &run), 0);
 	return run;
 }
@@ -90,26 +90,58 @@ TEST(directory_that_cannot_be)
 	struct errmsg err = {0};
 	int fd;
 
-	setenv("XDG_RUNTIME_DIR", tempdir_file(&dir, "missing"), 1);
+	setenv("SARDINE_RUNTIME_DIR", tempdir_file(&dir, "missing/sardine"), 1);
 	assert_int_equal(rundir_open(true, &err, &run), -ENOENT);
-	assert_non_null(strstr(err.text, "XDG_RUNTIME_DIR"));
-	setenv("XDG_RUNTIME_DIR", dir.path, 1);
+	assert_non_null(strstr(err.text, "SARDINE_RUNTIME_DIR"));
+	setenv("SARDINE_RUNTIME_DIR", tempdir_file(&dir, "sardine"), 1);
 	assert_int_equal(rundir_open(false, NULL, &run), -ENOENT);
 	fd = open(tempdir_file(&dir, "sardine"), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
 	close(fd);
 	assert_int_equal(rundir_open(true, NULL, &run), -ENOTDIR);
 	/* procfs stands for a file system on which nothing can be created, for root too. */
 	err = (struct errmsg){0};
-	setenv("XDG_RUNTIME_DIR", "/proc/self", 1);
+	setenv("SARDINE_RUNTIME_DIR", "/proc/self/sardine", 1);
 	assert_true(rundir_open(true, &err, &run) < 0);
 	assert_non_null(strstr(err.text, "cannot create it"));
-	/* The XDG specification: a relative path is as good as none. */
-	setenv("XDG_RUNTIME_DIR", "relative", 1);
-	if (rundir_open(false, NULL, &run) == 0) {
-		assert_string_equal(run.path, "/run/sardine");
-		rundir_close(&run);
-	}
+	err = (struct errmsg){0};
+	setenv("SARDINE_RUNTIME_DIR", "relative", 1);
+	assert_int_equal(rundir_open(true, &err, &run), -EINVAL);
+	assert_non_null(strstr(err.text, "SARDINE_RUNTIME_DIR=relative"));
 	tempdir_remove(&dir);
+}
+
+TEST(directory_by_user_and_environment)
+{
+	static const struct {
+		uid_t uid;
+		const char *own, *xdg, *path; /* NULL: -EINVAL */
+	} rows[] = {
+		{1000, NULL, "/run/user/1000", "/run/user/1000/sardine"},
+		{1000, "", "/run/user/1000", "/run/user/1000/sardine"},
+		{1000, NULL, NULL, "/run/sardine"},
+		/* The XDG specification: a relative path is as good as none. */
+		{1000, NULL, "relative", "/run/sardine"},
+		{1000, NULL, "", "/run/sardine"},
+		{1000, "/own", "/run/user/1000", "/own"},
+		{1000, "own", "/run/user/1000", NULL},
+		/* Root's login has an XDG_RUNTIME_DIR, its services have none: they see the same VMs. */
+		{0, NULL, "/run/user/0", "/run/sardine"},
+		{0, "", "/run/user/0", "/run/sardine"},
+		{0, NULL, NULL, "/run/sardine"},
+		{0, "/own", "/run/user/0", "/own"},
+		{0, "own", NULL, NULL},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		auto_free char *path = NULL;
+		int r = rundir_where(rows[i].uid, rows[i].own, rows[i].xdg, &path);
+
+		assert_int_equal(r, rows[i].path ? 0 : -EINVAL);
+		if (rows[i].path)
+			assert_string_equal(path, rows[i].path);
+		else
+			assert_null(path);
+	}
 }
 
 TEST(name_is_held_once)
@@ -379,6 +411,7 @@ int main(void)
 		cmocka_unit_test(names),
 		cmocka_unit_test(directory_is_private),
 		cmocka_unit_test(directory_that_cannot_be),
+		cmocka_unit_test(directory_by_user_and_environment),
 		cmocka_unit_test(name_is_held_once),
 		cmocka_unit_test(lists_the_living_by_name),
 		cmocka_unit_test(the_dead_are_recognised_and_cleaned),

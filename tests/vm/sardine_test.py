@@ -224,7 +224,7 @@ class SardineTest(unittest.TestCase):
         self.home = self.dir / "home"
         for folder in (self.xdg, self.cache, self.home):
             folder.mkdir(mode=0o700)
-        self.env = dict(os.environ, XDG_RUNTIME_DIR=str(self.xdg), HOME=str(self.home), LC_ALL="C.UTF-8")
+        self.env = dict(os.environ, SARDINE_RUNTIME_DIR=str(self.rundir), HOME=str(self.home), LC_ALL="C.UTF-8")
         self.env.pop("XDG_CACHE_HOME", None)
         self.vms = []
 
@@ -256,7 +256,7 @@ class SardineTest(unittest.TestCase):
 
     def processes(self):
         """Pids whose environment names this test's folder, ours aside."""
-        mark = f"XDG_RUNTIME_DIR={self.xdg}".encode()
+        mark = f"SARDINE_RUNTIME_DIR={self.rundir}".encode()
         found = []
         for path in glob.glob("/proc/[0-9]*/environ"):
             pid = int(path.split("/")[2])

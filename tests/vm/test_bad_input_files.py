@@ -234,13 +234,17 @@ class BadFiles(BadInputTest):
 
     # The runtime folder and names
 
-    @row(1, "runtime directory", "XDG_RUNTIME_DIR", root=True)
+    @row(1, "runtime directory", "SARDINE_RUNTIME_DIR", root=True)
     def test_runtime_folder_read_only(self):
         return [], {"wrap": in_namespace(f"mount -t tmpfs -o ro,mode=700 none {self.xdg}")}
 
-    @row(1, "runtime directory", "XDG_RUNTIME_DIR")
+    @row(1, "runtime directory", "SARDINE_RUNTIME_DIR")
     def test_runtime_folder_missing(self):
-        return [], {"env": dict(self.env, XDG_RUNTIME_DIR=f"{self.dir}/nowhere")}
+        return [], {"env": dict(self.env, SARDINE_RUNTIME_DIR=f"{self.dir}/nowhere/sardine")}
+
+    @row(1, "SARDINE_RUNTIME_DIR=run", "absolute")
+    def test_runtime_folder_relative(self):
+        return [], {"env": dict(self.env, SARDINE_RUNTIME_DIR="run")}
 
     @row(1, "runtime directory", "others")
     def test_runtime_folder_open_to_others(self):
@@ -248,7 +252,7 @@ class BadFiles(BadInputTest):
         self.rundir.chmod(0o777)
         return []
 
-    @row(1, "runtime directory", "XDG_RUNTIME_DIR", root=True)
+    @row(1, "runtime directory", "SARDINE_RUNTIME_DIR", root=True)
     def test_runtime_folder_of_somebody_else(self):
         self.rundir.mkdir(mode=0o700)
         os.chown(self.rundir, NOBODY, NOBODY)
