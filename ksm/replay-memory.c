@@ -42,6 +42,7 @@ struct replay_memory {
 	uint64_t frames;
 	uint8_t *reserved; /* the mapping, with room to align */
 	uint8_t *bytes;
+	enum replay_thp thp;
 	uint64_t *expected;
 	uint64_t *home; /* what it was filled with; NULL for a dump */
 	struct frame_backing *backing;
@@ -101,7 +102,18 @@ static uint64_t reserved_bytes(const struct replay_memory *m)
 	return m->frames * PAGE_BYTES + HUGE_PAGE_BYTES;
 }
 
-static int memory_new(uint64_t frames, struct replay_memory **ret)
+/* What all of it carries, so that what is mapped anew merges with its neighbours. */
+static int advise(const struct replay_memory *m, void *at, uint64_t bytes)
+{
+	if (madvise(at, bytes, MADV_DONTDUMP) < 0)
+		return -errno;
+	if (m->thp != REPLAY_THP_HOST &&
+	    madvise(at, bytes, m->thp == REPLAY_THP_ON ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) < 0)
+		return -errno;
+	return 0;
+}
+
+int replay_memory_new_empty(uint64_t frames, enum replay_thp thp, struct replay_memory **ret)
 {
 	cleanup(replay_memory_free_p) struct replay_memory *m = calloc(1, sizeof(*m));
 	void *p;
@@ -112,6 +124,7 @@ static int memory_new(uint64_t frames, struct replay_memory **ret)
 	if (frames == 0 || frames > UINT64_MAX >> (PAGE_SHIFT + 1))
 		return -EINVAL;
 	m->frames = frames;
+	m->thp = thp;
 	atomic_init(&m->wrong, UINT64_MAX);
 	p = mmap(NULL, reserved_bytes(m), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 		 -1, 0);
@@ -123,8 +136,9 @@ static int memory_new(uint64_t frames, struct replay_memory **ret)
 	m->backing = calloc(frames, sizeof(*m->backing));
 	if (!m->expected || !m->backing)
 		return -ENOMEM;
-	if (madvise(m->bytes, frames * PAGE_BYTES, MADV_DONTDUMP) < 0)
-		return -errno;
+	r = advise(m, m->bytes, frames * PAGE_BYTES);
+	if (r < 0)
+		return r;
 	r = hold_new(NULL, NULL, &m->hold);
 	if (r < 0)
 		return r;
@@ -176,32 +190,48 @@ static uint64_t run_number(const struct replay_spec *spec, const struct replay_r
 	return unique_number(spec->seed, frame);
 }
 
-int replay_memory_new(uint64_t frames, const struct replay_spec *spec, struct replay_memory **ret)
+void replay_memory_put(struct replay_memory *m, gfn_t frame, const void *page)
 {
-	cleanup(replay_memory_free_p) struct replay_memory *m = NULL;
+	m->expected[frame.v] = page_identify(page, PAGE_BYTES).key;
+	if (m->expected[frame.v] != 0)
+		memcpy(replay_memory_at(m, frame), page, PAGE_BYTES);
+}
+
+int replay_memory_fill(struct replay_memory *m, const struct replay_spec *spec)
+{
+	uint64_t page[PAGE_BYTES / 8];
 	uint64_t frame = 0;
-	int r;
 
 	if (!spec_good(spec))
 		return -EINVAL;
-	r = memory_new(frames, &m);
-	if (r < 0)
-		return r;
-	m->home = calloc(frames, sizeof(*m->home));
+	m->home = calloc(m->frames, sizeof(*m->home));
 	if (!m->home)
 		return -ENOMEM;
-	for (uint64_t n = 0; frame < frames; n++) {
+	for (uint64_t n = 0; frame < m->frames; n++) {
 		const struct replay_run *run = &spec->runs[n % spec->count];
 		uint64_t chance = replay_mix(spec->seed, n);
 
-		for (uint64_t i = 0; i < run->frames && frame < frames; i++, frame++) {
+		for (uint64_t i = 0; i < run->frames && frame < m->frames; i++, frame++) {
 			m->home[frame] = run_number(spec, run, chance, frame, i);
-			if (m->home[frame] != 0)
-				(void)replay_memory_write(m, GFN(frame), m->home[frame]);
+			if (m->home[frame] == 0)
+				continue;
+			replay_content(page, m->home[frame]);
+			replay_memory_put(m, GFN(frame), page);
 		}
 	}
-	*ret = TAKE_PTR(m);
 	return 0;
+}
+
+int replay_memory_new(uint64_t frames, const struct replay_spec *spec, struct replay_memory **ret)
+{
+	cleanup(replay_memory_free_p) struct replay_memory *m = NULL;
+	int r = replay_memory_new_empty(frames, REPLAY_THP_HOST, &m);
+
+	if (r == 0)
+		r = replay_memory_fill(m, spec);
+	if (r == 0)
+		*ret = TAKE_PTR(m);
+	return r;
 }
 
 static int load_frame(struct replay_memory *m, int fd, uint64_t frame)
@@ -209,12 +239,9 @@ static int load_frame(struct replay_memory *m, int fd, uint64_t frame)
 	_Alignas(8) uint8_t page[PAGE_BYTES];
 	int r = pread_full(fd, page, sizeof(page), frame * PAGE_BYTES);
 
-	if (r < 0)
-		return r;
-	m->expected[frame] = page_identify(page, sizeof(page)).key;
-	if (m->expected[frame] != 0)
-		memcpy(replay_memory_at(m, GFN(frame)), page, sizeof(page));
-	return 0;
+	if (r == 0)
+		replay_memory_put(m, GFN(frame), page);
+	return r;
 }
 
 int replay_memory_load(const char *path, struct errmsg *err, struct replay_memory **ret)
@@ -229,13 +256,18 @@ int replay_memory_load(const char *path, struct errmsg *err, struct replay_memor
 	if (!S_ISREG(st.st_mode) || st.st_size <= 0 || (uint64_t)st.st_size & PAGE_MASK)
 		return errmsg_set(err, -EINVAL,
 				  "%s: not a raw dump: wanted is a file of whole pages of 4096 bytes", path);
-	r = memory_new((uint64_t)st.st_size / PAGE_BYTES, &m);
+	r = replay_memory_new_empty((uint64_t)st.st_size / PAGE_BYTES, REPLAY_THP_HOST, &m);
 	for (uint64_t i = 0; r == 0 && i < m->frames; i++)
 		r = load_frame(m, fd, i);
 	if (r < 0)
 		return errmsg_set(err, r, "%s: cannot load this dump: %s", path, strerror(-r));
 	*ret = TAKE_PTR(m);
 	return 0;
+}
+
+int replay_memory_mergeable(struct replay_memory *m)
+{
+	return madvise(m->bytes, m->frames * PAGE_BYTES, MADV_MERGEABLE) < 0 ? -errno : 0;
 }
 
 int replay_memory_watch(struct replay_memory *m, struct write_tracker *tracker)
@@ -332,11 +364,14 @@ static int discard_shared(struct replay_memory *m, gfn_t first, uint64_t frames)
 {
 	void *at = replay_memory_at(m, first);
 	uint64_t bytes = frames * PAGE_BYTES;
+	int r;
 
 	if (mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
-		 -1, 0) == MAP_FAILED ||
-	    madvise(at, bytes, MADV_DONTDUMP) < 0)
+		 -1, 0) == MAP_FAILED)
 		return -errno;
+	r = advise(m, at, bytes);
+	if (r < 0)
+		return r;
 	atomic_fetch_add_explicit(&m->discards_shared, frames, memory_order_relaxed);
 	return m->tracker ? write_tracker_add(m->tracker, hva_of(at), bytes) : 0;
 }
@@ -430,8 +465,7 @@ static int view_while_held(void *ctx, void (*work)(void *arg), void *arg)
 
 static int view_advise(void *ctx, hva_t start, uint64_t bytes)
 {
-	(void)ctx;
-	return madvise(hva_ptr(start), bytes, MADV_DONTDUMP) < 0 ? -errno : 0;
+	return advise(ctx, hva_ptr(start), bytes);
 }
 
 static void view_replaced(void *ctx, gfn_t first, uint64_t frames, const struct segment_view *store,

@@ -48,6 +48,32 @@ struct replay_spec {
 
 struct replay_memory;
 
+/* What the kernel is told about huge pages. */
+enum replay_thp {
+	REPLAY_THP_HOST, /* nothing: as the host is set */
+	REPLAY_THP_ON,
+	REPLAY_THP_OFF,
+};
+
+/**
+ * replay_memory_new_empty() - Memory that was never touched.
+ * @frames: its size, from frame 0 on.
+ * @thp: for all of it, now and when it is mapped anew.
+ * @ret: freed with replay_memory_free().
+ *
+ * Return: 0, -EINVAL without frames or with too many, -ENOMEM, or the errno of the advice.
+ */
+int replay_memory_new_empty(uint64_t frames, enum replay_thp thp, struct replay_memory **ret) must_check;
+
+/* Fill memory that nobody writes yet. Return: 0, -EINVAL as replay_memory_new(), -ENOMEM. */
+int replay_memory_fill(struct replay_memory *m, const struct replay_spec *spec) must_check;
+
+/* Put a page from elsewhere into a frame that was never touched, while nobody writes; zeros stay a hole. */
+void replay_memory_put(struct replay_memory *m, gfn_t frame, const void *page);
+
+/* Let the kernel's KSM merge it, once it is filled. Return: 0 or the errno of madvise. */
+int replay_memory_mergeable(struct replay_memory *m) must_check;
+
 /**
  * replay_memory_new() - Memory by a specification.
  * @frames: its size, from frame 0 on.

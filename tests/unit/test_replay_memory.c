@@ -42,6 +42,18 @@ static bool frames_equal(const struct replay_memory *a, const struct replay_memo
 	return memcmp(replay_memory_at(a, GFN(frame)), replay_memory_at(b, GFN(frame)), PAGE_BYTES) == 0;
 }
 
+/* Pages of a range that the kernel holds a frame for. */
+static unsigned test_resident(void *at, unsigned pages)
+{
+	unsigned char in[FRAMES];
+	unsigned n = 0;
+
+	assert_int_equal(mincore(at, pages * PAGE_BYTES, in), 0);
+	for (unsigned i = 0; i < pages; i++)
+		n += in[i] & 1;
+	return n;
+}
+
 /* The pool's page that a frame holds; -1: none. */
 static int pool_page(const struct replay_memory *m, unsigned frame)
 {
@@ -140,6 +152,29 @@ TEST(every_byte_is_known)
 	in_flight_leave(replay_memory_in_flight(m), GFN(31), 1);
 }
 
+/* Pages from elsewhere; holes stay holes; the advice is on all of it, also on what is mapped anew. */
+TEST(put_from_elsewhere)
+{
+	cleanup(replay_memory_free_p) struct replay_memory *m = NULL;
+	uint64_t page[PAGE_BYTES / 8] = {0};
+	struct guest_view view;
+	struct replay_spec s = spec(1);
+
+	assert_int_equal(replay_memory_new_empty(0, REPLAY_THP_HOST, &m), -EINVAL);
+	assert_int_equal(replay_memory_new_empty(FRAMES, REPLAY_THP_OFF, &m), 0);
+	replay_memory_put(m, GFN(3), page);
+	replay_content(page, 4711);
+	replay_memory_put(m, GFN(4), page);
+	assert_int_equal(test_resident(replay_memory_at(m, GFN(0)), FRAMES), 1);
+	assert_true(replay_memory_verify(m, GFN(0), FRAMES));
+	assert_memory_equal(replay_memory_at(m, GFN(4)), page, sizeof(page));
+	view = replay_memory_view(m);
+	assert_int_equal(view.ops->advise(view.ctx, hva_of(replay_memory_at(m, GFN(0))), PAGE_BYTES), 0);
+	assert_true(replay_memory_write_word(m, GFN(4), 0, 1));
+	s.count = 0;
+	assert_int_equal(replay_memory_fill(m, &s), -EINVAL);
+}
+
 static void verify_all(void *arg)
 {
 	(void)replay_memory_verify(arg, GFN(0), FRAMES);
@@ -195,6 +230,11 @@ int main(void)
 		cmocka_unit_test(refuses_no_specification),
 		cmocka_unit_test(loads_dumps),
 		cmocka_unit_test(every_byte_is_known),
+<<<<<<< HEAD
+=======
+		cmocka_unit_test(put_from_elsewhere),
+		cmocka_unit_test(nobody_moves_while_held),
+>>>>>>> 5bb3fd7 (ksm: replayed memory from any source, with advice on huge pages)
 		cmocka_unit_test(writers_write_what_is_known),
 	};
 
