@@ -49,6 +49,7 @@ struct replay_memory {
 	struct hold *hold;
 	struct in_flight *flight;
 	struct write_tracker *tracker;
+	struct replay_watcher watcher;
 	_Atomic uint64_t wrong;
 	_Atomic uint64_t breaks, discards, discards_shared;
 };
@@ -279,6 +280,11 @@ int replay_memory_watch(struct replay_memory *m, struct write_tracker *tracker)
 	return r;
 }
 
+void replay_memory_watch_by(struct replay_memory *m, const struct replay_watcher *watcher)
+{
+	m->watcher = watcher ? *watcher : (struct replay_watcher){0};
+}
+
 /* Whether these bytes are what the frame must read as. */
 static bool bytes_good(struct replay_memory *m, gfn_t frame, const void *bytes)
 {
@@ -373,6 +379,8 @@ static int discard_shared(struct replay_memory *m, gfn_t first, uint64_t frames)
 	if (r < 0)
 		return r;
 	atomic_fetch_add_explicit(&m->discards_shared, frames, memory_order_relaxed);
+	if (m->watcher.watch)
+		return m->watcher.watch(m->watcher.ctx, hva_of(at), bytes);
 	return m->tracker ? write_tracker_add(m->tracker, hva_of(at), bytes) : 0;
 }
 
@@ -401,6 +409,8 @@ int replay_memory_discard(struct replay_memory *m, gfn_t first, uint64_t frames)
 			atomic_store_explicit(&m->backing[k].state, FRAME_ANONYMOUS, memory_order_relaxed);
 		}
 	}
+	if (m->watcher.discarded)
+		m->watcher.discarded(m->watcher.ctx, first, frames);
 	atomic_fetch_add_explicit(&m->discards, frames, memory_order_relaxed);
 	return 0;
 }
@@ -479,6 +489,14 @@ static void view_replaced(void *ctx, gfn_t first, uint64_t frames, const struct 
 		atomic_store_explicit(&m->backing[first.v + i].state, FRAME_STORE, memory_order_relaxed);
 }
 
+static void view_retaken(void *ctx, gfn_t first, uint64_t frames)
+{
+	struct replay_memory *m = ctx;
+
+	for (uint64_t i = 0; i < frames; i++)
+		atomic_store_explicit(&m->backing[first.v + i].state, FRAME_ANONYMOUS, memory_order_relaxed);
+}
+
 static const struct guest_view_ops view_ops = {
 	.span = view_span,
 	.is_private = view_is_private,
@@ -487,6 +505,7 @@ static const struct guest_view_ops view_ops = {
 	.while_held = view_while_held,
 	.advise = view_advise,
 	.replaced = view_replaced,
+	.retaken = view_retaken,
 };
 
 struct guest_view replay_memory_view(struct replay_memory *m)

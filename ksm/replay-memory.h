@@ -114,6 +114,15 @@ struct guest_view replay_memory_view(struct replay_memory *m);
  */
 int replay_memory_watch(struct replay_memory *m, struct write_tracker *tracker) must_check;
 
+/* Who is told of discards, in the place of a tracker: a memory agent, which has its own. Called by owners of frames. */
+struct replay_watcher {
+	int (*watch)(void *ctx, hva_t start, uint64_t bytes);	       /* mapped anew, not written yet */
+	void (*discarded)(void *ctx, gfn_t first, uint64_t frames); /* after that */
+	void *ctx;
+};
+/* From now on. NULL: nobody. Nobody may discard meanwhile. */
+void replay_memory_watch_by(struct replay_memory *m, const struct replay_watcher *watcher);
+
 /*
  * Writing. A frame has one owner, which alone calls these for it: a member of the hold that attends between calls, or
  * anybody while there is none. Each looks first whether the frame reads as it must; the first that does not is kept
