@@ -230,11 +230,7 @@ int main(void)
 		cmocka_unit_test(refuses_no_specification),
 		cmocka_unit_test(loads_dumps),
 		cmocka_unit_test(every_byte_is_known),
-<<<<<<< HEAD
-=======
 		cmocka_unit_test(put_from_elsewhere),
-		cmocka_unit_test(nobody_moves_while_held),
->>>>>>> 5bb3fd7 (ksm: replayed memory from any source, with advice on huge pages)
 		cmocka_unit_test(writers_write_what_is_known),
 	};
 
