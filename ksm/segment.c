@@ -47,23 +47,70 @@ static int memfd_new(void)
 	return fd < 0 ? -errno : fd;
 }
 
-int segment_new(uint32_t pages, struct segment **ret)
+/* @fd: taken on success. */
+static int segment_of(int fd, uint32_t pages, struct segment **ret)
 {
-	cleanup(segment_free_p) struct segment *s = NULL;
+	struct segment *s = calloc(1, sizeof(*s));
 
-	if (pages == 0 || pages > SEGMENT_PAGES_MAX)
-		return -EINVAL;
-	s = calloc(1, sizeof(*s));
 	if (!s)
 		return -ENOMEM;
 	s->room = pages;
-	s->fd = memfd_new();
-	if (s->fd < 0)
-		return s->fd;
-	if (ftruncate(s->fd, (off_t)(pages * PAGE_BYTES)) < 0)
-		return -errno;
-	*ret = TAKE_PTR(s);
+	s->fd = fd;
+	*ret = s;
 	return 0;
+}
+
+static int file_new(uint32_t pages, int *ret_fd)
+{
+	auto_fd fd = -1;
+
+	if (pages == 0 || pages > SEGMENT_PAGES_MAX)
+		return -EINVAL;
+	fd = memfd_new();
+	if (fd < 0)
+		return fd;
+	if (ftruncate(fd, (off_t)(pages * PAGE_BYTES)) < 0)
+		return -errno;
+	*ret_fd = TAKE_FD(fd);
+	return 0;
+}
+
+int segment_new(uint32_t pages, struct segment **ret)
+{
+	auto_fd fd = -1;
+	int r = file_new(pages, &fd);
+
+	if (r == 0)
+		r = segment_of(fd, pages, ret);
+	if (r == 0)
+		(void)TAKE_FD(fd);
+	return r;
+}
+
+int segment_file_new(uint32_t pages, int *ret_fd)
+{
+	auto_fd fd = -1;
+	int r = file_new(pages, &fd);
+
+	if (r < 0)
+		return r;
+	/* Pages belong to whose process first touches them. */
+	if (fallocate(fd, 0, 0, (off_t)(pages * PAGE_BYTES)) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_GROW) < 0)
+		return -errno;
+	*ret_fd = TAKE_FD(fd);
+	return 0;
+}
+
+int segment_adopt_file(int fd, uint32_t pages, struct segment **ret)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode) || pages == 0 || pages > SEGMENT_PAGES_MAX ||
+	    (uint64_t)st.st_size != pages * PAGE_BYTES)
+		return -EINVAL;
+	return segment_of(fd, pages, ret);
 }
 
 void segment_free(struct segment *s)

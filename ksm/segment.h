@@ -24,6 +24,25 @@ struct segment;
  * Return: 0, -EINVAL, or the errno of memfd_create, ftruncate or calloc.
  */
 int segment_new(uint32_t pages, struct segment **ret) must_check;
+/**
+ * segment_file_new() - The empty file of a segment that somebody else is to fill.
+ * @pages: its size, 1 to SEGMENT_PAGES_MAX; its pages are there already, charged to the caller's control group, and it
+ * cannot grow.
+ * @ret_fd: the caller closes it.
+ *
+ * Return: 0, -EINVAL, -ENOSPC or -ENOMEM when there are no pages, or another errno.
+ */
+int segment_file_new(uint32_t pages, int *ret_fd) must_check;
+
+/**
+ * segment_adopt_file() - An empty segment in a file from segment_file_new().
+ * @fd: the file; the segment's from now on, but not on failure.
+ * @pages: its size.
+ * @ret: freed with segment_free().
+ *
+ * Return: 0, -EINVAL when the file has another size, -ENOMEM, or the errno of fstat.
+ */
+int segment_adopt_file(int fd, uint32_t pages, struct segment **ret) must_check;
 /* Throws it away. NULL is allowed. */
 void segment_free(struct segment *s);
 DEFINE_CLEANUP(struct segment, segment_free)
