@@ -150,14 +150,8 @@ void store_client_free(struct store_client *c)
 	pthread_mutex_lock(&s->tick_lock);
 	pthread_mutex_lock(&s->lock);
 	leave(s, c);
-	if (s->client_count == 0) {
-		for (struct store_segment *g = store_segment_next(s, 0); g;
-		     g = store_segment_next(s, g->number)) {
-			store_move_end(g);
-			store_segment_drop(s, g);
-		}
-		store_index_trim(s);
-	}
+	if (s->client_count == 0)
+		store_segment_drop_all(s);
 	pthread_mutex_unlock(&s->lock);
 	pthread_mutex_unlock(&s->tick_lock);
 	store_reclaim(s);

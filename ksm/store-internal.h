@@ -62,6 +62,7 @@ struct store_segment {
 	struct store_segment *moved_to;
 	struct store_move *moves;
 	uint32_t move_count, move_tries, sources;
+	uint32_t left_alone; /* not to be moved while it has so many live pages; 0: it may */
 	uint64_t move_again;
 	_Atomic uint16_t *totals; /* references of all clients; stay at UINT16_MAX, then are counted anew */
 	uint64_t keys[];	  /* 0: zero page, never looked for */
@@ -245,8 +246,11 @@ void store_segment_free(struct store_segment *g); /* never published, or after a
 int store_segment_publish(struct store *s, struct store_segment **g) must_check;
 /* Let its contents be found, and tell those who wait; @offerer, or NULL. Needs room in the index. */
 void store_segment_index(struct store *s, struct store_segment *g, struct store_client *offerer);
-/* Forget it. Nobody has references. */
+/* Let its contents be found in it no more. */
+void store_segment_unindex(struct store *s, struct store_segment *g);
+/* Forget it. Nobody is to move to it. */
 void store_segment_drop(struct store *s, struct store_segment *g);
+void store_segment_drop_all(struct store *s);
 /* The next after @number, or NULL. */
 struct store_segment *store_segment_next(struct store *s, uint32_t number);
 /* Leave something to store_reclaim(). */
@@ -281,8 +285,7 @@ size_t store_pending_bytes(const struct store *s);
 
 /* --- store-evacuate.c --- */
 
-/* Without the lock, under tick_lock. Return: when to come again. */
-uint64_t store_evacuate(struct store *s, uint64_t now_ns);
+/* Under the lock: nobody is to move from @g any more. */
 void store_move_end(struct store_segment *g);
 
 #endif

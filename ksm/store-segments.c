@@ -196,11 +196,17 @@ void store_segment_index(struct store *s, struct store_segment *g, struct store_
 	}
 }
 
-void store_segment_drop(struct store *s, struct store_segment *g)
+void store_segment_unindex(struct store *s, struct store_segment *g)
 {
 	for (uint32_t page = 0; page < g->pages; page++)
 		if (g->keys[page])
 			store_index_remove(s, store_hash(s, g->keys[page]), (struct store_place){g, page});
+}
+
+void store_segment_drop(struct store *s, struct store_segment *g)
+{
+	store_move_end(g);
+	store_segment_unindex(s, g);
 	store_pending_drop_segment(s, g);
 	while (g->refs) { /* none, unless all clients go */
 		id_map_remove(&g->refs->client->refs, g->number);
@@ -214,6 +220,17 @@ void store_segment_drop(struct store *s, struct store_segment *g)
 	close_fd_p(&g->fd);
 	g->fd = -1;
 	store_discard(s, &g->garbage);
+}
+
+void store_segment_drop_all(struct store *s)
+{
+	struct store_segment *g;
+
+	for (g = store_segment_next(s, 0); g; g = store_segment_next(s, g->number))
+		store_move_end(g);
+	for (g = store_segment_next(s, 0); g; g = store_segment_next(s, g->number))
+		store_segment_drop(s, g);
+	store_index_trim(s);
 }
 
 struct store_segment *store_segment_next(struct store *s, uint32_t number)

@@ -61,8 +61,7 @@ void store_free(struct store *s)
 {
 	if (!s)
 		return;
-	for (struct store_segment *g = store_segment_next(s, 0); g; g = store_segment_next(s, g->number))
-		store_segment_drop(s, g);
+	store_segment_drop_all(s); /* none */
 	store_pending_done(s);
 	store_reclaim(s);
 	store_records_done(s);
