@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """scenario_boot.py - a stock kernel with 2 vCPUs boots from virtio-blk and powers off in both ways."""
 
+import os
+
 import image
 import scenario_cost
 from errors import check
@@ -48,7 +50,7 @@ def _check_disk(guest):
 
 
 def boot2(lab):
-    """2 vCPUs, everything checked, powered off by `sardine stop`; a second boot powers itself off."""
+    """2 vCPUs, everything checked, powered off by `sardine stop`; with --repeat and SARDINE_FULL a second boot powers itself off."""
     sardine = lab.vmm.title == "sardine"
     group = scenario_cost.group(lab, "boot2") if sardine else None
     guest = lab.vmm.boot("boot2", lab.inner, cpus=2, extra=f"--cgroup {group}" if sardine else "")
@@ -58,6 +60,8 @@ def boot2(lab):
         scenario_cost.measure(lab, "boot2", guest, group)
         lab.vmm.stop(guest)
         scenario_cost.remove(lab, group)
+        if not lab.options.repeat and not os.environ.get("SARDINE_FULL"):
+            return  # ksm2 has guests that start again and power themselves off
         guest = lab.vmm.boot("boot2-again", lab.inner, cpus=2)
         check(guest.must("nproc") == "2", "the second boot lacks a CPU")
     lab.vmm.poweroff(guest)
