@@ -13,6 +13,7 @@ enum break_point {
 	BREAK_NO_FLIGHT_HELD,  /* I2: I/O in flight while pages are replaced is not looked for */
 	BREAK_STALE_PARKED,    /* I2: who parked for an earlier hold counts for the next, too */
 	BREAK_NO_KICK,	       /* a vCPU that runs its guest is not told of a hold */
+	BREAK_LOOP_FREE,       /* I2: the I/O thread goes on writing during holds */
 	BREAK_NO_SEAL,	       /* I3: a segment is given out before it is sealed */
 	BREAK_NO_CHECK,	       /* I3: a segment is mapped whatever its seals */
 };

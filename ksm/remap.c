@@ -66,3 +66,6 @@ void remap_drop(hva_t aside, uint64_t bytes)
 {
 	munmap(hva_ptr(aside), bytes);
 }
+
+DEFINE_SYSCALLS(remap_syscalls, SYSCALL(mremap), SYSCALL_WITHOUT(mmap, 2, PROT_EXEC), SYSCALL(munmap),
+		SYSCALL_IF(madvise, 2, MADV_COLD), SYSCALL_IF(madvise, 2, MADV_NORMAL));

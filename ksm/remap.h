@@ -7,6 +7,7 @@
 
 #include "base/addr.h"
 #include "base/cleanup.h"
+#include "base/syscalls.h"
 
 /**
  * remap_split() - Split huge folios that a range covers only in part.
@@ -47,5 +48,7 @@ int remap_back(hva_t start, uint64_t bytes, hva_t aside) must_check;
 
 /* Free what was moved aside. */
 void remap_drop(hva_t aside, uint64_t bytes);
+
+extern const struct syscall_list remap_syscalls;
 
 #endif

@@ -265,3 +265,7 @@ int write_tracker_uffd_new(struct errmsg *err, struct write_tracker **ret)
 	*ret = &u->base;
 	return 0;
 }
+
+/* Once it is open. */
+DEFINE_SYSCALLS(write_tracker_syscalls, SYSCALL_IF(ioctl, 1, UAPI_PAGEMAP_SCAN),
+		SYSCALL_IF(ioctl, 1, UFFDIO_REGISTER), SYSCALL_IF(ioctl, 1, UFFDIO_UNREGISTER));

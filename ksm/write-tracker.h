@@ -10,6 +10,7 @@
 #include "base/addr.h"
 #include "base/cleanup.h"
 #include "base/errmsg.h"
+#include "base/syscalls.h"
 
 /* Pages that lie one after the other and are alike. */
 struct write_range {
@@ -113,5 +114,7 @@ int write_tracker_unwritten(struct write_tracker *t, hva_t start, uint64_t bytes
  */
 int write_tracker_copies(struct write_tracker *t, hva_t start, uint64_t bytes,
 			 int (*report)(void *ctx, const struct write_range *range), void *ctx) must_check;
+
+extern const struct syscall_list write_tracker_syscalls;
 
 #endif

@@ -3,6 +3,8 @@
 #include "tools/confine-threads.h"
 
 #include "base/reopen.h"
+#include "ksm/remap.h"
+#include "ksm/write-tracker.h"
 #include "stats/ksm-usage.h"
 #include "vmm/console.h"
 #include "vmm/control.h"
@@ -21,9 +23,13 @@
 #include "vmm/vsock-connection.h"
 #include "vmm/vsock-host.h"
 
+/* The last thread to park for a hold does its work (ksm/extent-apply.c): vCPUs' and the loop's. */
+#define OF_HOLDS &remap_syscalls, &write_tracker_syscalls, &guest_memory_syscalls
+
 /* Registers of devices are handled on the vCPU's thread: it may wake the loop, arm timers and drain a disk. */
 #define OF_VCPUS                                                                                             \
-	&vcpu_syscalls, &io_loop_syscalls, &blk_engine_syscalls, &virtio_net_syscalls, &vsock_drop_syscalls
+	&vcpu_syscalls, &io_loop_syscalls, &blk_engine_syscalls, &virtio_net_syscalls, &vsock_drop_syscalls, \
+		OF_HOLDS
 
 /* Threads that live for one dump or one reading of statistics. */
 #define OF_WORKERS                                                                                           \

@@ -34,6 +34,24 @@ size_t frame_extents_after(const struct frame_extents *x, uint64_t gfn)
 	return lo;
 }
 
+/* Room in the list for @more extents, and for those promised. */
+static int make_room(struct frame_extents *x, size_t more)
+{
+	size_t wanted = x->count + more + x->promised, room = x->room ? x->room : 16;
+	struct frame_extent *list;
+
+	if (wanted <= x->room)
+		return 0;
+	while (room < wanted)
+		room *= 2;
+	list = reallocarray(x->list, room, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	x->list = list;
+	x->room = room;
+	return 0;
+}
+
 int frame_extents_reserve(struct frame_extents *x, uint64_t first, uint64_t end, enum frame_backing backing)
 {
 	size_t i = frame_extents_after(x, first);
@@ -46,18 +64,29 @@ int frame_extents_reserve(struct frame_extents *x, uint64_t first, uint64_t end,
 	if (backing != FRAME_PRIVATE)
 		more[backing]++;
 	for (size_t b = 0; b < FRAME_BACKINGS; b++)
-		if (more[b] && x->of[b] + more[b] > extents_max[b])
+		if (more[b] && x->of[b] + more[b] + (b == FRAME_STORE ? x->promised : 0) > extents_max[b])
 			return -ENOSPC;
-	if (x->count + 2 > x->room) {
-		size_t room = x->room ? 2 * x->room : 16;
-		struct frame_extent *list = reallocarray(x->list, room, sizeof(*list));
+	return make_room(x, 2);
+}
 
-		if (!list)
-			return -ENOMEM;
-		x->list = list;
-		x->room = room;
-	}
-	return 0;
+int frame_extents_promise(struct frame_extents *x, size_t count)
+{
+	int r = 0;
+
+	x->promised = count;
+	if (count > extents_max[FRAME_STORE] || x->of[FRAME_STORE] > extents_max[FRAME_STORE] - count)
+		r = -ENOSPC;
+	if (r == 0)
+		r = make_room(x, 0);
+	if (r < 0)
+		x->promised = 0;
+	return r;
+}
+
+void frame_extents_keep(struct frame_extents *x, uint64_t first, uint64_t end, enum frame_backing backing)
+{
+	frame_extents_set(x, first, end, backing);
+	x->promised -= x->promised > 0;
 }
 
 static void insert(struct frame_extents *x, size_t at, struct frame_extent extent)

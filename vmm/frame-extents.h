@@ -27,6 +27,7 @@ struct frame_extents {
 	size_t count;
 	size_t room;
 	size_t of[FRAME_BACKINGS]; /* how many of each backing */
+	size_t promised;	   /* extents of the store that are yet to come: room that nobody else gets */
 };
 
 void frame_extents_done(struct frame_extents *x);
@@ -45,6 +46,17 @@ int frame_extents_reserve(struct frame_extents *x, uint64_t first, uint64_t end,
 
 /* Frames [first, end) have this backing from now on, whatever they had. Reserved before. */
 void frame_extents_set(struct frame_extents *x, uint64_t first, uint64_t end, enum frame_backing backing);
+
+/**
+ * frame_extents_promise() - Make sure that so many frame_extents_keep() cannot fail, whatever is reserved and set meanwhile.
+ * @count: instead of what was promised before.
+ *
+ * Return: 0, -ENOSPC, -ENOMEM: nothing is promised then.
+ */
+int frame_extents_promise(struct frame_extents *x, size_t count) must_check;
+
+/* As frame_extents_set(), promised before: private frames become the store's, or frames of the store private. */
+void frame_extents_keep(struct frame_extents *x, uint64_t first, uint64_t end, enum frame_backing backing);
 
 /* Frames with this backing. */
 uint64_t frame_extents_frames(const struct frame_extents *x, enum frame_backing backing);

@@ -31,6 +31,9 @@
  *    neighbours.
  * What KSM merged is anonymous: MADV_DONTNEED takes this VM's reference away.
  *
+ * The bookkeeping of mappings that the engine exchanges while the guest is held comes in two steps: room is promised before, so that
+ * noting them cannot fail.
+ *
  * The mutex guards the extents. guest_span() takes no lock: addresses of RAM never change while the VM lives,
  * only what is mapped there does, and mmap(MAP_FIXED) exchanges that atomically.
  */
@@ -43,9 +46,13 @@ struct guest_memory {
 	int pagemap_fd;
 	size_t region_count;
 	struct guest_region regions[GUEST_MEMORY_REGIONS_MAX];
+	pthread_mutex_t resets; /* held while the watch hears of one; taken before the next */
 	pthread_mutex_t mutex;
-	struct frame_extents extents; /* guarded by mutex, as the next */
+	struct frame_extents extents; /* guarded by mutex, as the next three */
 	struct huge_cuts cuts;
+	const struct guest_memory_watch *watch; /* NULL: nobody */
+	void *watch_arg;
+	struct in_flight *in_flight;
 };
 
 static const char *const backing_names[] = {
@@ -60,8 +67,7 @@ const char *frame_backing_name(enum frame_backing backing)
 	return backing_names[backing];
 }
 
-/* What every mapping of RAM carries, first or later. */
-static int ram_advise(const struct guest_memory *mem, void *at, uint64_t bytes)
+int guest_memory_advise(const struct guest_memory *mem, void *at, uint64_t bytes)
 {
 	if (madvise(at, bytes, MADV_DONTDUMP) < 0)
 		return -errno;
@@ -87,7 +93,7 @@ static int region_map(struct guest_memory *mem, gpa_t gpa, uint64_t bytes)
 		munmap(p + head + bytes, tail);
 	mem->regions[mem->region_count++] =
 		(struct guest_region){.gpa = gpa, .bytes = bytes, .hva = p + head};
-	return ram_advise(mem, p + head, bytes);
+	return guest_memory_advise(mem, p + head, bytes);
 }
 
 /* Whether the kernel makes huge pages without being asked: "[always] madvise never". */
@@ -110,6 +116,7 @@ int guest_memory_new(uint64_t bytes, bool mergeable, struct guest_memory **ret)
 	mem = calloc(1, sizeof(*mem));
 	if (!mem)
 		return -ENOMEM;
+	pthread_mutex_init(&mem->resets, NULL);
 	pthread_mutex_init(&mem->mutex, NULL);
 	mem->bytes = bytes;
 	mem->mergeable = mergeable;
@@ -118,6 +125,9 @@ int guest_memory_new(uint64_t bytes, bool mergeable, struct guest_memory **ret)
 	r = region_map(mem, GPA(0), low);
 	if (r == 0 && bytes > low)
 		r = region_map(mem, GPA(GUEST_MEMORY_HIGH), bytes - low);
+	if (r == 0)
+		r = in_flight_new((bytes > low ? GUEST_MEMORY_HIGH + bytes - low : low) / PAGE_BYTES,
+				  &mem->in_flight);
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(mem);
@@ -132,8 +142,15 @@ void guest_memory_free(struct guest_memory *mem)
 		munmap(mem->regions[i].hva, mem->regions[i].bytes);
 	close_fd_p(&mem->pagemap_fd);
 	pthread_mutex_destroy(&mem->mutex);
+	pthread_mutex_destroy(&mem->resets);
 	frame_extents_done(&mem->extents);
+	in_flight_free(mem->in_flight);
 	free(mem);
+}
+
+struct in_flight *guest_memory_in_flight(const struct guest_memory *mem)
+{
+	return mem->in_flight;
 }
 
 uint64_t guest_memory_bytes(const struct guest_memory *mem)
@@ -182,6 +199,20 @@ int guest_span(const struct guest_memory *mem, gpa_t gpa, uint64_t len, void **r
 	return 0;
 }
 
+int guest_frame_at(const struct guest_memory *mem, const void *at, gfn_t *ret)
+{
+	for (size_t i = 0; i < mem->region_count; i++) {
+		const struct guest_region *r = &mem->regions[i];
+		uint64_t offset = (uintptr_t)at - (uintptr_t)r->hva;
+
+		if (offset < r->bytes) {
+			*ret = gpa_to_gfn(GPA(r->gpa.v + offset));
+			return 0;
+		}
+	}
+	return -EFAULT;
+}
+
 int guest_read(const struct guest_memory *mem, gpa_t gpa, void *buf, size_t len)
 {
 	void *p;
@@ -225,7 +256,7 @@ int guest_memory_map_file(struct guest_memory *mem, gpa_t gpa, int fd, uint64_t 
 		r = -errno;
 	if (r == 0) {
 		frame_extents_set(&mem->extents, first, end, FRAME_BOOT_FILE);
-		r = ram_advise(mem, at, bytes);
+		r = guest_memory_advise(mem, at, bytes);
 	}
 	pthread_mutex_unlock(&mem->mutex);
 	return r;
@@ -269,10 +300,44 @@ int guest_memory_map_store(struct guest_memory *mem, gfn_t gfn, int fd, uint64_t
 	}
 	if (r == 0) {
 		frame_extents_set(&mem->extents, gfn.v, end, FRAME_STORE);
-		r = ram_advise(mem, at, bytes);
+		r = guest_memory_advise(mem, at, bytes);
 	}
 	pthread_mutex_unlock(&mem->mutex);
 	return r;
+}
+
+int guest_memory_promise(struct guest_memory *mem, unsigned count)
+{
+	int r;
+
+	pthread_mutex_lock(&mem->mutex);
+	r = frame_extents_promise(&mem->extents, count);
+	pthread_mutex_unlock(&mem->mutex);
+	return r;
+}
+
+void guest_memory_note_store(struct guest_memory *mem, gfn_t gfn, uint64_t frames)
+{
+	pthread_mutex_lock(&mem->mutex);
+	frame_extents_keep(&mem->extents, gfn.v, gfn.v + frames, FRAME_STORE);
+	pthread_mutex_unlock(&mem->mutex);
+}
+
+void guest_memory_note_private(struct guest_memory *mem, gfn_t gfn, uint64_t frames)
+{
+	pthread_mutex_lock(&mem->mutex);
+	frame_extents_keep(&mem->extents, gfn.v, gfn.v + frames, FRAME_PRIVATE);
+	pthread_mutex_unlock(&mem->mutex);
+}
+
+void guest_memory_set_watch(struct guest_memory *mem, const struct guest_memory_watch *watch, void *arg)
+{
+	pthread_mutex_lock(&mem->resets);
+	pthread_mutex_lock(&mem->mutex);
+	mem->watch = watch;
+	mem->watch_arg = arg;
+	pthread_mutex_unlock(&mem->mutex);
+	pthread_mutex_unlock(&mem->resets);
 }
 
 int guest_memory_backing(struct guest_memory *mem, gfn_t gfn, enum frame_backing *ret_backing,
@@ -391,6 +456,7 @@ static int discard_file_backed(struct guest_memory *mem, uint8_t *at, uint64_t f
 			       unsigned *calls)
 {
 	uint64_t bytes = (end - first) * PAGE_BYTES;
+	int r;
 
 	if (frame_extents_reserve(&mem->extents, first, end, FRAME_PRIVATE) < 0) {
 		memset(at, 0, bytes);
@@ -399,8 +465,7 @@ static int discard_file_backed(struct guest_memory *mem, uint8_t *at, uint64_t f
 	++*calls;
 	if (mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
 		 -1, 0) == MAP_FAILED) {
-		int r = -errno;
-
+		r = -errno;
 		/* When it is unmapped there is nothing to zero. */
 		if (is_unmapped(at, bytes))
 			return r;
@@ -409,7 +474,10 @@ static int discard_file_backed(struct guest_memory *mem, uint8_t *at, uint64_t f
 	}
 	frame_extents_set(&mem->extents, first, end, FRAME_PRIVATE);
 	*calls += mem->mergeable ? 2 : 1;
-	return ram_advise(mem, at, bytes);
+	r = guest_memory_advise(mem, at, bytes);
+	if (mem->watch)
+		mem->watch->remapped(mem->watch_arg, GFN(first), end - first, hva_of(at));
+	return r;
 }
 
 int guest_memory_discard(struct guest_memory *mem, gfn_t gfn, uint64_t frames, unsigned *ret_calls)
@@ -439,6 +507,8 @@ int guest_memory_discard(struct guest_memory *mem, gfn_t gfn, uint64_t frames, u
 		r = r ? r : error;
 		at = stop;
 	}
+	if (mem->watch)
+		mem->watch->discarded(mem->watch_arg, gfn, frames);
 	pthread_mutex_unlock(&mem->mutex);
 	if (ret_calls)
 		*ret_calls = calls;
@@ -458,7 +528,7 @@ int guest_memory_reset(struct guest_memory *mem)
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
 			r = -errno;
 		else
-			r = ram_advise(mem, region->hva, region->bytes);
+			r = guest_memory_advise(mem, region->hva, region->bytes);
 	}
 	if (r == 0) {
 		frame_extents_done(&mem->extents);
@@ -473,9 +543,30 @@ uint64_t guest_memory_frames(struct guest_memory *mem, enum frame_backing backin
 	uint64_t frames;
 
 	pthread_mutex_lock(&mem->mutex);
-	frames = frame_extents_frames(&mem->extents, backing);
+	if (backing == FRAME_PRIVATE)
+		frames = mem->bytes / PAGE_BYTES - frame_extents_frames(&mem->extents, FRAME_BOOT_FILE) -
+			 frame_extents_frames(&mem->extents, FRAME_STORE);
+	else
+		frames = frame_extents_frames(&mem->extents, backing);
 	pthread_mutex_unlock(&mem->mutex);
 	return frames;
+}
+
+/* The watch may wait for somebody who wants the memory's own mutex. */
+void guest_memory_reset_begins(struct guest_memory *mem)
+{
+	pthread_mutex_lock(&mem->resets);
+	if (mem->watch)
+		mem->watch->reset_begins(mem->watch_arg);
+	pthread_mutex_unlock(&mem->resets);
+}
+
+void guest_memory_reset_ended(struct guest_memory *mem)
+{
+	pthread_mutex_lock(&mem->resets);
+	if (mem->watch)
+		mem->watch->reset_ended(mem->watch_arg);
+	pthread_mutex_unlock(&mem->resets);
 }
 
 uint64_t guest_memory_boot_file_frames(struct guest_memory *mem)

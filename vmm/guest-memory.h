@@ -11,6 +11,7 @@
 #include "base/addr.h"
 #include "base/cleanup.h"
 #include "base/syscalls.h"
+#include "ksm/in-flight.h"
 
 /* RAM below 4 GiB ends here at the latest; devices live between it and 4 GiB (docs of the layout:
  * vmm/layout.h). */
@@ -57,6 +58,9 @@ int guest_memory_new(uint64_t bytes, bool mergeable, struct guest_memory **ret) 
 void guest_memory_free(struct guest_memory *mem);
 DEFINE_CLEANUP(struct guest_memory, guest_memory_free)
 
+/* The frames with device I/O in flight; the memory's own. */
+struct in_flight *guest_memory_in_flight(const struct guest_memory *mem);
+
 uint64_t guest_memory_bytes(const struct guest_memory *mem);
 bool guest_memory_mergeable(const struct guest_memory *mem);
 /* /proc/self/pagemap, open for reading as long as the memory lives; -1: it cannot be read here. */
@@ -76,6 +80,9 @@ const struct guest_region *guest_memory_region(const struct guest_memory *mem, s
  * Return: 0 or -EFAULT when any byte lies outside RAM.
  */
 int guest_span(const struct guest_memory *mem, gpa_t gpa, uint64_t len, void **ret) must_check;
+
+/* The frame that a host address in RAM belongs to. Any thread. Return: 0 or -EFAULT. */
+int guest_frame_at(const struct guest_memory *mem, const void *at, gfn_t *ret) must_check;
 
 /* Copy out of or into guest RAM. Return: 0 or -EFAULT (nothing is copied then). */
 int guest_read(const struct guest_memory *mem, gpa_t gpa, void *buf, size_t len) must_check;
@@ -121,6 +128,21 @@ int guest_memory_map_file(struct guest_memory *mem, gpa_t gpa, int fd, uint64_t 
  */
 int guest_memory_map_store(struct guest_memory *mem, gfn_t gfn, int fd, uint64_t offset,
 			   uint64_t frames) must_check;
+
+/*
+ * Bookkeeping for who exchanges the mappings itself, frame by frame of the obligations above (ksm/extent-apply.c):
+ *
+ * guest_memory_promise() makes sure that @count calls of the next two cannot fail. Return: 0, -ENOSPC, -ENOMEM.
+ * guest_memory_note_store(): frames that were private are a private mapping of a segment now.
+ * guest_memory_note_private(): frames of the store are plain anonymous memory again.
+ * guest_memory_advise(): give a mapping in RAM the advice that all of RAM carries. Return: 0 or the errno of madvise.
+ *
+ * Context: any thread, also one that holds the guest.
+ */
+int guest_memory_promise(struct guest_memory *mem, unsigned count) must_check;
+void guest_memory_note_store(struct guest_memory *mem, gfn_t gfn, uint64_t frames);
+void guest_memory_note_private(struct guest_memory *mem, gfn_t gfn, uint64_t frames);
+int guest_memory_advise(const struct guest_memory *mem, void *at, uint64_t bytes) must_check;
 
 /**
  * guest_memory_split() - Split the huge pages that a range of frames covers in part, so that replacing the range frees memory at
@@ -172,6 +194,27 @@ int guest_memory_backing(struct guest_memory *mem, gfn_t gfn, enum frame_backing
 int guest_memory_discard(struct guest_memory *mem, gfn_t gfn, uint64_t frames,
 			 unsigned *ret_calls) must_check;
 
+/*
+ * Who looks after the contents of RAM (the memory agent) hears of what becomes of it. remapped() and discarded() come under the memory's
+ * lock, on any thread, also one that a hold stops: they may not wait for long, nor call functions of guest memory.
+ */
+struct guest_memory_watch {
+	/* Frames are a fresh anonymous mapping now, not yet written: to be watched for writes like the rest. */
+	void (*remapped)(void *arg, gfn_t first, uint64_t frames, hva_t at);
+	/* Frames were given back and read as zero. After remapped(). */
+	void (*discarded)(void *arg, gfn_t first, uint64_t frames);
+	/* All of RAM is about to be given back and filled anew; from the return of the first to the second nobody may touch
+	 * it or its mappings. On a thread that may wait. After a failure there is no second one: the VM ends. */
+	void (*reset_begins)(void *arg);
+	void (*reset_ended)(void *arg);
+};
+
+/* @watch: constant; NULL: nobody, and none of its functions runs any more when this returns. */
+void guest_memory_set_watch(struct guest_memory *mem, const struct guest_memory_watch *watch, void *arg);
+/* For the VM: see struct guest_memory_watch. */
+void guest_memory_reset_begins(struct guest_memory *mem);
+void guest_memory_reset_ended(struct guest_memory *mem);
+
 /**
  * guest_memory_settle() - Split the huge pages that discards have cut, so that the kernel has all of what was dropped.
  *
@@ -182,7 +225,7 @@ int guest_memory_discard(struct guest_memory *mem, gfn_t gfn, uint64_t frames,
  */
 unsigned guest_memory_settle(struct guest_memory *mem);
 
-/* Frames that have this backing now; FRAME_PRIVATE is not counted here. Any thread. */
+/* Frames that have this backing now, populated or not, written or not. Any thread. */
 uint64_t guest_memory_frames(struct guest_memory *mem, enum frame_backing backing);
 
 /**

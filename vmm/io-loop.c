@@ -12,6 +12,9 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "ksm/break.h"
+#include "ksm/hold.h"
+
 /*
  * Theory of operation
  *
@@ -21,6 +24,9 @@
  *
  * Posted work and the stop request come through one eventfd. Posts are a list under a mutex that is never
  * held while a callback runs, so a post from inside a callback runs in the next round.
+ *
+ * Callbacks are where an I/O thread writes guest memory. Between two of them it holds no lock, so there it parks when the guest
+ * is held; a hold does not wait for a loop that has nothing to do, nor wake it.
  */
 #define ROUND_EVENTS 16
 
@@ -43,6 +49,7 @@ struct post {
 struct io_loop {
 	int epoll_fd;
 	int wake_fd;
+	struct hold *hold; /* NULL: none */
 	atomic_bool stop;
 	bool in_round;
 	struct io_source *dead;
@@ -217,6 +224,7 @@ static void io_loop_run_posts(struct io_loop *loop)
 		list = p->next;
 		p->fn(p->arg);
 		free(p);
+		hold_attend(loop->hold);
 	}
 }
 
@@ -232,18 +240,42 @@ static void io_source_fire(struct io_source *s, uint32_t events)
 		s->fn(s->arg, 0);
 }
 
-int io_loop_run(struct io_loop *loop)
+void io_loop_set_hold(struct io_loop *loop, struct hold *hold)
+{
+	loop->hold = hold;
+}
+
+struct hold *io_loop_hold(const struct io_loop *loop)
+{
+	return loop->hold;
+}
+
+/* Return: as epoll_wait(), with a negative errno. */
+static int wait_for_events(struct io_loop *loop, struct epoll_event *events)
+{
+	int n;
+
+	hold_rest(loop->hold);
+	n = epoll_wait(loop->epoll_fd, events, ROUND_EVENTS, -1);
+	if (n < 0)
+		n = -errno;
+	hold_wake(loop->hold);
+	return n;
+}
+
+static int run_rounds(struct io_loop *loop)
 {
 	while (!atomic_load_explicit(&loop->stop, memory_order_acquire)) {
 		struct epoll_event events[ROUND_EVENTS];
-		int n = epoll_wait(loop->epoll_fd, events, ROUND_EVENTS, -1);
+		int n = wait_for_events(loop, events);
 
-		if (n < 0 && errno == EINTR)
+		if (n == -EINTR)
 			continue;
 		if (n < 0)
-			return -errno;
+			return n;
 		loop->in_round = true;
 		for (int i = 0; i < n; i++) {
+			hold_attend(loop->hold);
 			if (events[i].data.ptr)
 				io_source_fire(events[i].data.ptr, events[i].events);
 			else
@@ -252,8 +284,20 @@ int io_loop_run(struct io_loop *loop)
 		loop->in_round = false;
 		io_loop_bury(loop);
 	}
-	atomic_store_explicit(&loop->stop, false, memory_order_release);
 	return 0;
+}
+
+int io_loop_run(struct io_loop *loop)
+{
+	int r;
+
+	if (!broken(BREAK_LOOP_FREE))
+		hold_join(loop->hold);
+	r = run_rounds(loop);
+	hold_leave(loop->hold);
+	if (r == 0)
+		atomic_store_explicit(&loop->stop, false, memory_order_release);
+	return r;
 }
 
 void io_loop_stop(struct io_loop *loop)

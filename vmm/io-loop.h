@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "base/syscalls.h"
 
+struct hold;
 struct io_loop;
 struct io_source;
 
@@ -56,6 +57,16 @@ int io_timer_set(struct io_source *timer, uint64_t after_ns) must_check;
  * Return: 0 or -ENOMEM.
  */
 int io_loop_post(struct io_loop *loop, void (*fn)(void *arg), void *arg) must_check;
+
+/**
+ * io_loop_set_hold() - The loop's thread writes a guest's memory: it is a member of its hold while the loop runs, and rests while it
+ * waits for events. It attends between two callbacks.
+ *
+ * Context: before the loop runs, or after. @hold: outlives the run; NULL: none.
+ */
+void io_loop_set_hold(struct io_loop *loop, struct hold *hold);
+/* NULL: none. */
+struct hold *io_loop_hold(const struct io_loop *loop);
 
 /* Run until io_loop_stop(). Return: 0 or the errno of epoll_wait. */
 int io_loop_run(struct io_loop *loop) must_check;

@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 
 #include "base/signals.h"
+#include "ksm/hold.h"
 #include "vmm/vcpu-state.h"
 
 /*
@@ -32,6 +33,10 @@
  *
  * Exits are handled outside the mutex, on the vCPU's own thread, and a pause waits until they are done: while
  * all are parked, no vCPU and no device access by a vCPU touches guest memory.
+ *
+ * A hold (ksm/hold.c) is another reason to stop, and a much shorter one: it has its own flag, which is looked at in the same
+ * place, and the same signal. Threads are members of the hold from their start to their end. A thread that parks for a pause
+ * rests, as far as the hold is concerned. The set's mutex is never held while a thread waits for a hold.
  */
 #define KICK_SIGNAL SIGUSR1
 #define STACK_BYTES ((size_t)256 << 10)
@@ -200,6 +205,7 @@ static bool vcpu_attend(struct vcpu *v)
 	struct vcpu_set *set = v->set;
 	bool parked_once = false, go_on;
 
+	hold_rest(set->config.hold);
 	pthread_mutex_lock(&set->mutex);
 	if (set->pauses && !set->stopping) {
 		parked_once = true;
@@ -211,6 +217,8 @@ static bool vcpu_attend(struct vcpu *v)
 	}
 	go_on = !set->stopping;
 	pthread_mutex_unlock(&set->mutex);
+	hold_wake(set->config.hold);
+	/* KVM may write the guest's memory in any call on a vCPU. */
 	if (parked_once && go_on && ioctl(v->fd, KVM_KVMCLOCK_CTRL, 0) < 0) {
 		/* EINVAL: this guest does not use kvmclock (yet), so there is no watchdog to quiet this way. */
 	}
@@ -224,6 +232,7 @@ static void vcpu_loop(struct vcpu *v)
 		atomic_signal_fence(memory_order_seq_cst);
 		if (atomic_load_explicit(&v->set->attention, memory_order_acquire) && !vcpu_attend(v))
 			return;
+		hold_attend(v->set->config.hold);
 		if (ioctl(v->fd, KVM_RUN, 0) < 0) {
 			if (errno == EINTR) {
 				count(&v->exits_interrupted);
@@ -255,7 +264,9 @@ static void *vcpu_main(void *arg)
 	pthread_sigmask(SIG_SETMASK, &mask, NULL);
 	if (set->confine)
 		set->confine(THREAD_VCPU);
+	hold_join(set->config.hold);
 	vcpu_loop(v);
+	hold_leave(set->config.hold);
 	pthread_mutex_lock(&set->mutex);
 	set->running--;
 	pthread_cond_broadcast(&set->out);
@@ -393,12 +404,25 @@ int vcpu_set_start(struct vcpu_set *set)
 }
 
 /* Called under the mutex. */
-static void kick_all(struct vcpu_set *set)
+static void signal_all(struct vcpu_set *set)
 {
-	atomic_store_explicit(&set->attention, true, memory_order_release);
 	for (unsigned i = 0; i < set->config.count; i++)
 		if (set->vcpus[i].started)
 			pthread_kill(set->vcpus[i].thread, KICK_SIGNAL);
+}
+
+/* Called under the mutex. */
+static void kick_all(struct vcpu_set *set)
+{
+	atomic_store_explicit(&set->attention, true, memory_order_release);
+	signal_all(set);
+}
+
+void vcpu_set_kick(struct vcpu_set *set)
+{
+	pthread_mutex_lock(&set->mutex);
+	signal_all(set);
+	pthread_mutex_unlock(&set->mutex);
 }
 
 void vcpu_set_leave(struct vcpu_set *set)

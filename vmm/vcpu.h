@@ -12,6 +12,7 @@
 #include "vmm/kvm.h"
 #include "vmm/thread-kind.h"
 
+struct hold;
 struct vcpu_set;
 
 /* Why a vCPU thread gave up; told once per VM. */
@@ -27,6 +28,8 @@ struct vcpu_set_config {
 	unsigned count;
 	const struct bus *pio;
 	const struct bus *mmio;
+	/* Every vCPU's thread is a member, which parks before it enters the guest; its kick must call vcpu_set_kick(). NULL: none. */
+	struct hold *hold;
 	/* Called on a vCPU's thread, more than once if several give up; must not wait for vCPUs. @detail is one line for the log. */
 	void (*ended)(void *arg, enum vcpu_end end, const char *detail);
 	void *arg;
@@ -97,6 +100,9 @@ void vcpu_set_registers(const struct vcpu_set *set, unsigned index, char *buf);
  */
 void vcpu_set_pause(struct vcpu_set *set);
 void vcpu_set_resume(struct vcpu_set *set);
+
+/* Have each vCPU's thread leave the guest, if it is there, and look at its hold. Any thread but a vCPU's; does not wait. */
+void vcpu_set_kick(struct vcpu_set *set);
 
 void vcpu_set_counters(const struct vcpu_set *set, unsigned index, struct vcpu_counters *ret);
 

@@ -20,6 +20,10 @@
  * thread of ours to do anything: the kernel finishes I/O that another thread submitted by interrupting that
  * thread.
  *
+ * While the kernel submits, waits or makes a plain step, the calling thread rests as far as the guest's hold is concerned: only the
+ * kernel touches guest memory then, in frames that the owner has entered as in flight. Bounce buffers are copied by the thread itself,
+ * awake.
+ *
  * Buffers that O_DIRECT does not take as they lie are bounced: the job gets an aligned buffer of at most
  * BOUNCE_BYTES until it ends, and goes through it in as many steps as that needs. So a guest cannot have more
  * than BLK_JOBS_MAX of them.
@@ -382,9 +386,14 @@ static void submit_plain(struct blk_engine *e)
 
 	while ((job = ready_take(e))) {
 		struct step step = {0};
-		int r = step_prepare(e, job, &step);
+		int64_t r = step_prepare(e, job, &step);
 
-		job_stepped(e, job, r < 0 ? r : step_run(job, &step));
+		if (r == 0) {
+			hold_rest(e->hold);
+			r = step_run(job, &step);
+			hold_wake(e->hold);
+		}
+		job_stepped(e, job, r);
 	}
 }
 
@@ -407,8 +416,13 @@ static void ring_wait(struct blk_engine *e)
 {
 	struct io_uring_cqe *cqe;
 
+	int r;
+
 	/* Signals (a vCPU's kicks) interrupt it; then it is asked again by the caller's loop. */
-	if (io_uring_wait_cqe(&e->ring, &cqe) == 0)
+	hold_rest(e->hold);
+	r = io_uring_wait_cqe(&e->ring, &cqe);
+	hold_wake(e->hold);
+	if (r == 0)
 		ring_reap(e);
 }
 
@@ -449,8 +463,11 @@ static void submit_ring(struct blk_engine *e)
 		batch[count++] = job;
 	}
 	while (taken < count) {
-		int r = io_uring_submit(&e->ring);
+		int r;
 
+		hold_rest(e->hold);
+		r = io_uring_submit(&e->ring);
+		hold_wake(e->hold);
 		if (r == -EINTR)
 			continue;
 		if (r <= 0)

@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/syscalls.h"
+#include "ksm/hold.h"
 #include "vmm/io-loop.h"
 #include "vmm/virtio-blk-image.h"
 #include "vmm/virtio-blk.h"
@@ -46,8 +47,9 @@ struct blk_engine {
 	/* Called for each job when it ends: result 0 or a negative errno. */
 	void (*done)(void *arg, struct blk_job *job, int result);
 	void *arg;
-	bool ring_on;  /* false: plain */
-	bool draining; /* jobs end after the step that they are in */
+	struct hold *hold; /* members rest here while the kernel works; NULL: none */
+	bool ring_on;	   /* false: plain */
+	bool draining;	   /* jobs end after the step that they are in */
 	struct io_uring ring;
 	int event_fd;	    /* signalled by completions of the ring; -1: plain from the start */
 	unsigned in_flight; /* jobs that were started and have not ended */

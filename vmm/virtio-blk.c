@@ -21,8 +21,9 @@
  * A request may overdraw the limits, and the next one waits for that (vmm/token-bucket.h), so that one of any size goes through.
  *
  * In flight means: the kernel may read or write the guest's frames at any moment, unseen by write tracking.
- * Every request passes flight_enter() before its job is started and flight_leave() when it has ended, and
- * these are the two places for a table of such frames (I2 of the design).
+ * Every request passes flight_enter() before its job is started and flight_leave() when it has ended, which keep the
+ * memory's table of such frames (I2 of the design). So the engine's thread may rest while the kernel works (ksm/hold.h).
+ * The rings and the status byte are written by our own threads.
  *
  * Flush: fdatasync; it covers what has been answered before the flush was sent, which is what the driver may
  * rely on. A driver that did not take VIRTIO_BLK_F_FLUSH cannot flush, so each of its writes is on stable
@@ -38,6 +39,7 @@
 #include "base/clock.h"
 #include "base/planted.h"
 #include "base/size.h"
+#include "vmm/guest-flight.h"
 #include "vmm/virtio-blk-engine.h"
 #include "vmm/virtio-blk-image.h"
 
@@ -76,11 +78,14 @@ struct blk_request {
 	uint32_t answer_bytes; /* of the used entry */
 	uint8_t *status;       /* in guest memory */
 	struct blk_request *next_free;
+	unsigned flight_count;
+	struct guest_flight flights[QUEUE_SIZE];
 	struct iovec iov[QUEUE_SIZE];
 };
 
 struct virtio_blk {
 	struct virtio_mmio *mmio;
+	const struct guest_memory *mem;
 	struct blk_image image;
 	struct blk_engine engine;
 	struct io_source *completions;
@@ -134,15 +139,16 @@ static void request_put(struct virtio_blk *blk, struct blk_request *req)
 }
 
 /* From here to flight_leave() the kernel may touch the frames under job.iov. */
-static void flight_enter(struct virtio_blk *blk, const struct blk_request *req)
+static void flight_enter(struct virtio_blk *blk, struct blk_request *req)
 {
-	(void)req;
+	req->flight_count = guest_flight_enter(blk->mem, req->job.iov, req->job.iov ? req->job.iov_count : 0,
+					       req->flights);
 	blk->stats.in_flight++;
 }
 
 static void flight_leave(struct virtio_blk *blk, const struct blk_request *req)
 {
-	(void)req;
+	guest_flight_leave(blk->mem, req->flights, req->flight_count);
 	blk->stats.in_flight--;
 }
 
@@ -544,6 +550,7 @@ int virtio_blk_new(const struct virtio_blk_options *options, const struct guest_
 
 	if (!blk)
 		return -ENOMEM;
+	blk->mem = mem;
 	blk->image.fd = -1;
 	blk->engine.event_fd = -1;
 	r = blk_image_open(options->path, options->read_only, options->direct, err, &blk->image);
@@ -559,6 +566,7 @@ int virtio_blk_new(const struct virtio_blk_options *options, const struct guest_
 	r = blk_engine_init(&blk->engine, &blk->image, options->engine, job_done, blk);
 	if (r < 0)
 		return errmsg_set(err, r, "--disk %s: this host has no usable io_uring", options->path);
+	blk->engine.hold = io_loop_hold(loop);
 	if (blk->engine.event_fd >= 0) {
 		r = io_source_new(loop, blk->engine.event_fd, EPOLLIN, completed, blk, &blk->completions);
 		if (r < 0)

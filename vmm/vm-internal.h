@@ -9,11 +9,13 @@
 #include <stdatomic.h>
 #include <time.h>
 
+#include "ksm/hold.h"
 #include "stats/ksm-usage.h"
 #include "vmm/boot-image.h"
 #include "vmm/boot-setup.h"
 #include "vmm/bus.h"
 #include "vmm/ged.h"
+#include "vmm/guest-memory-view.h"
 #include "vmm/i8042.h"
 #include "vmm/kvm.h"
 #include "vmm/pvpanic.h"
@@ -81,6 +83,8 @@ struct vm {
 
 	struct kvm kvm;
 	struct guest_memory *mem;
+	struct hold *hold; /* members: the vCPUs' threads and the loop's */
+	struct guest_memory_view view;
 	struct bus pio;
 	struct bus mmio;
 

@@ -26,6 +26,9 @@
  * Kept: RAM's addresses, devices with their counters and descriptors, the balloon's target, the console with its history, a
  * press of the power button that the guest has not taken, pauses, and all that belongs to the command (control socket, name).
  *
+ * The thread is no member of the hold, and writes guest memory: holds are forbidden while it works. Whoever watches the memory is
+ * told before RAM is given back and after it was filled anew.
+ *
  * A guest cannot keep the host busy by it: boots begin RESET_SPACE_NS apart at least, and crashes in a row wait longer and longer.
  */
 #include <errno.h>
@@ -124,6 +127,7 @@ static int boot_again(struct vm *vm, struct errmsg *err)
 	struct boot_state boot;
 	int r;
 
+	guest_memory_reset_begins(vm->mem);
 	vm_devices_reset(vm);
 	vcpu_set_drop(vm->vcpus);
 	r = kvm_renew(&vm->kvm, err);
@@ -135,6 +139,7 @@ static int boot_again(struct vm *vm, struct errmsg *err)
 	r = vm_boot_place(vm, err, &boot);
 	if (r < 0)
 		return r;
+	guest_memory_reset_ended(vm->mem);
 	return vcpu_set_make(vm->vcpus, &boot, err);
 }
 
@@ -207,11 +212,13 @@ static void *restart_main(void *arg)
 	struct restart *rs = &vm->restart;
 
 	pthread_setname_np(pthread_self(), "restart");
+	hold_forbid(vm->hold);
 	vcpu_set_stop(vm->vcpus);
 	if (rs->job == RESTART_REPORTING)
 		read_registers(vm);
 	else
 		rs->error = restart_vm(vm, &rs->err);
+	hold_allow(vm->hold);
 	atomic_store_explicit(&rs->job_done, true, memory_order_release);
 	wake(vm);
 	return NULL;

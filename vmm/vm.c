@@ -64,6 +64,14 @@ static void on_vcpu_ended(void *arg, enum vcpu_end end, const char *detail)
 	}
 }
 
+static void kick_vcpus(void *arg)
+{
+	struct vm *vm = arg;
+
+	if (vm->vcpus)
+		vcpu_set_kick(vm->vcpus);
+}
+
 static int make_memory(struct vm *vm, struct errmsg *err)
 {
 	char size[16];
@@ -85,6 +93,7 @@ static int vm_build(struct vm *vm, struct errmsg *err)
 		.count = vm->config->cpus,
 		.pio = &vm->pio,
 		.mmio = &vm->mmio,
+		.hold = vm->hold,
 		.ended = on_vcpu_ended,
 		.arg = vm,
 	};
@@ -96,6 +105,7 @@ static int vm_build(struct vm *vm, struct errmsg *err)
 	r = make_memory(vm, err);
 	if (r < 0)
 		return r;
+	vm->view = (struct guest_memory_view){.mem = vm->mem, .hold = vm->hold};
 	r = kvm_create_irqchip(&vm->kvm, err);
 	if (r < 0)
 		return r;
@@ -146,8 +156,11 @@ int vm_new(const struct vm_config *config, struct io_loop *loop, struct console 
 	r = io_timer_new(loop, on_button_timer, vm, &vm->button_timer);
 	if (r == 0)
 		r = vm_restart_new(vm);
+	if (r == 0)
+		r = hold_new(kick_vcpus, vm, &vm->hold);
 	if (r < 0)
 		return r;
+	io_loop_set_hold(loop, vm->hold);
 	r = vm_build(vm, err);
 	if (r < 0)
 		return r;
@@ -166,6 +179,8 @@ void vm_free(struct vm *vm)
 	/* KVM lets go of guest memory before it is unmapped. */
 	kvm_close(&vm->kvm);
 	guest_memory_free(vm->mem);
+	io_loop_set_hold(vm->loop, NULL);
+	hold_free(vm->hold);
 	vm_boot_close(vm);
 	pthread_cond_destroy(&vm->changed);
 	vm_usage_close(vm);
@@ -256,6 +271,8 @@ void vm_pause(struct vm *vm)
 		pthread_cond_wait(&vm->changed, &vm->mutex);
 	vm->pauses++;
 	pthread_mutex_unlock(&vm->mutex);
+	/* First: this thread finishes the devices' requests, and is no member of the hold. */
+	hold_forbid(vm->hold);
 	vcpu_set_pause(vm->vcpus);
 	for (size_t i = 0; i < vm->transport_count; i++)
 		virtio_mmio_hold(vm->transports[i]);
@@ -266,6 +283,7 @@ void vm_resume(struct vm *vm)
 	for (size_t i = 0; i < vm->transport_count; i++)
 		virtio_mmio_release(vm->transports[i]);
 	vcpu_set_resume(vm->vcpus);
+	hold_allow(vm->hold);
 	pthread_mutex_lock(&vm->mutex);
 	vm->pauses--;
 	if (vm->pauses == 0 && vm->restart.wanted)
@@ -277,6 +295,16 @@ void vm_resume(struct vm *vm)
 struct guest_memory *vm_memory(struct vm *vm)
 {
 	return vm->mem;
+}
+
+struct guest_view vm_guest_view(struct vm *vm)
+{
+	return guest_memory_view(&vm->view);
+}
+
+void vm_hold_stats(struct vm *vm, struct hold_stats *ret)
+{
+	hold_stats(vm->hold, ret);
 }
 
 int vm_balloon_set(struct vm *vm, uint64_t bytes)

@@ -7,6 +7,8 @@
 
 #include "base/errmsg.h"
 #include "base/syscalls.h"
+#include "ksm/guest-view.h"
+#include "ksm/hold.h"
 #include "stats/usage.h"
 #include "vmm/config.h"
 #include "vmm/guest-memory.h"
@@ -101,8 +103,8 @@ void vm_set_events(struct vm *vm, const struct vm_events *events, void *arg);
 void vm_power_button(struct vm *vm);
 
 /*
- * Stop and resume the vCPUs and the devices: in between nobody of ours writes guest memory. Nests. A guest that resets meanwhile
- * boots after the last resume.
+ * Stop and resume the vCPUs and the devices: in between nobody of ours writes guest memory, nor maps it anew by a hold. Nests. A
+ * guest that resets meanwhile boots after the last resume.
  * Context: vm_pause(): any thread but a vCPU's and the loop's; waits for disk I/O in flight and for a reboot under way.
  * vm_resume(): any thread but a vCPU's; waits for no I/O.
  */
@@ -110,6 +112,17 @@ void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 
 struct guest_memory *vm_memory(struct vm *vm);
+
+/**
+ * vm_guest_view() - The guest as the engine sees it; valid as long as the VM.
+ *
+ * while_held() stops the vCPUs' threads and the loop's. It fails with -EBUSY while the VM is paused or reboots, and with -ETIMEDOUT when
+ * one of them does not stop in time: better try later. Who uses it wants guest_memory_watch(), too, and is done before vm_free().
+ */
+struct guest_view vm_guest_view(struct vm *vm);
+
+/* Holds so far, and how long the guest was held. Any thread. */
+void vm_hold_stats(struct vm *vm, struct hold_stats *ret);
 
 /* Set the balloon target: bytes to take away from the guest. Return: 0, -EINVAL above RAM, -ENODEV without a
  * balloon. */

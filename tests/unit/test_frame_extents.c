@@ -79,9 +79,46 @@ TEST(limits)
 	frame_extents_done(&x);
 }
 
+/* Room that was promised is there, however much others take meanwhile. */
+TEST(promises_are_kept)
+{
+	struct frame_extents x = {0};
+	uint64_t far = 1 << 20;
+	size_t room;
+
+	assert_int_equal(frame_extents_promise(&x, FRAME_EXTENTS_STORE_MAX + 1), -ENOSPC);
+	assert_int_equal(frame_extents_promise(&x, 100), 0);
+	for (uint64_t i = 0; i < FRAME_EXTENTS_BOOT_MAX; i++) {
+		assert_int_equal(frame_extents_reserve(&x, 4 * i, 4 * i + 3, FRAME_BOOT_FILE), 0);
+		frame_extents_set(&x, 4 * i, 4 * i + 3, FRAME_BOOT_FILE);
+		assert_true(x.count + 100 <= x.room);
+	}
+	room = x.room;
+	for (uint64_t i = 0; i < 100; i++)
+		frame_extents_keep(&x, far + 2 * i, far + 2 * i + 1, FRAME_STORE);
+	assert_int_equal(x.room, room);
+	assert_int_equal(x.promised, 0);
+	/* A promise replaces the one before. */
+	assert_int_equal(frame_extents_promise(&x, FRAME_EXTENTS_STORE_MAX - 100), 0);
+	assert_int_equal(frame_extents_promise(&x, FRAME_EXTENTS_STORE_MAX - 100), 0);
+	assert_int_equal(frame_extents_promise(&x, FRAME_EXTENTS_STORE_MAX - 99), -ENOSPC);
+	assert_int_equal(x.promised, 0);
+	/* Others do not get what is promised: one extent could still be cut in two. */
+	frame_extents_set(&x, far, far + 10, FRAME_STORE);
+	assert_int_equal(frame_extents_promise(&x, FRAME_EXTENTS_STORE_MAX - x.of[FRAME_STORE]), 0);
+	assert_int_equal(frame_extents_reserve(&x, far + 2, far + 3, FRAME_PRIVATE), -ENOSPC);
+	assert_int_equal(frame_extents_promise(&x, 1), 0);
+	assert_int_equal(frame_extents_reserve(&x, far + 2, far + 3, FRAME_PRIVATE), 0);
+	/* One that is taken back may be cut, too. */
+	frame_extents_keep(&x, far + 2, far + 3, FRAME_PRIVATE);
+	assert_int_equal(x.promised, 0);
+	frame_extents_done(&x);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(random_changes), cmocka_unit_test(limits)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(random_changes), cmocka_unit_test(limits),
+					   cmocka_unit_test(promises_are_kept)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

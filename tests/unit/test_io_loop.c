@@ -3,9 +3,12 @@
 #include "vmm/io-loop.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
+#include "ksm/hold.h"
+#include "tests/unit/loop-thread.h"
 #include "tests/unit/test.h"
 
 struct pair {
@@ -111,12 +114,92 @@ TEST(timers_fire_once)
 	io_source_free(late);
 }
 
+/* A loop that always has something to do. */
+struct busy {
+	struct loop_thread loop;
+	struct hold *hold;
+	_Atomic uint64_t calls;
+	atomic_bool stop;
+	uint64_t plain; /* TSan looks after it */
+	unsigned moved, works, kicks;
+};
+
+static void do_more(void *arg)
+{
+	struct busy *b = arg;
+
+	b->plain++;
+	atomic_fetch_add(&b->calls, 1);
+	if (!atomic_load(&b->stop) && io_loop_post(b->loop.loop, do_more, b) < 0)
+		abort();
+}
+
+static void look(void *arg)
+{
+	struct busy *b = arg;
+	uint64_t calls = atomic_load(&b->calls);
+
+	b->plain++;
+	b->works++;
+	for (unsigned i = 0; i < 20; i++)
+		sched_yield();
+	b->moved += atomic_load(&b->calls) != calls;
+}
+
+static void kicked(void *arg)
+{
+	((struct busy *)arg)->kicks++;
+}
+
+/* No callback runs while the work of a hold is done. A loop that waits for events is not waited for. */
+TEST(a_hold_stops_the_loop)
+{
+	struct busy b = {0};
+	struct hold_stats stats;
+	uint64_t calls;
+
+	assert_int_equal(hold_new(kicked, &b, &b.hold), 0);
+	hold_set_patience(b.hold, 20000000000u);
+	assert_int_equal(io_loop_new(&b.loop.loop), 0);
+	io_loop_set_hold(b.loop.loop, b.hold);
+	assert_ptr_equal(io_loop_hold(b.loop.loop), b.hold);
+	loop_thread_start(&b.loop);
+	assert_int_equal(io_loop_post(b.loop.loop, do_more, &b), 0);
+	while (atomic_load(&b.calls) == 0)
+		sched_yield();
+	for (unsigned i = 0; i < 500; i++)
+		assert_int_equal(hold_call(b.hold, look, &b), 0);
+	assert_int_equal(b.works, 500);
+	assert_int_equal(b.moved, 0);
+	hold_stats(b.hold, &stats);
+	assert_true(stats.by_caller < 500);
+	atomic_store(&b.stop, true);
+	do {
+		calls = atomic_load(&b.calls);
+		poll(NULL, 0, 2);
+	} while (atomic_load(&b.calls) != calls);
+	b.kicks = 0;
+	hold_stats(b.hold, &stats);
+	calls = stats.by_caller;
+	for (unsigned i = 0; i < 100; i++)
+		assert_int_equal(hold_call(b.hold, look, &b), 0);
+	hold_stats(b.hold, &stats);
+	/* The loop may have been just on its way to sleep. */
+	assert_true(stats.by_caller >= calls + 98);
+	assert_true(b.kicks <= 2);
+	loop_thread_stop(&b.loop);
+	io_loop_set_hold(b.loop.loop, NULL);
+	io_loop_free(b.loop.loop);
+	hold_free(b.hold);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(freed_sources_are_silent),
 		cmocka_unit_test(posts_from_other_threads),
 		cmocka_unit_test(timers_fire_once),
+		cmocka_unit_test(a_hold_stops_the_loop),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
