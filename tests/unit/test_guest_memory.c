@@ -381,9 +381,11 @@ TEST(discards_parts_of_huge_pages)
 		print_message("needs root to see /proc/kpageflags\n");
 		skip();
 	}
-	for (size_t row = 0; row < ARRAY_SIZE(rows); row++) {
+	/* A frame that was freed may be part of somebody else's huge page at once: three times in a row it is not. */
+	for (size_t row = 0, again = 0; row < ARRAY_SIZE(rows); row++) {
 		cleanup(guest_memory_free_p) struct guest_memory *mem = memory(GUEST_MEMORY_MIN);
 		uint8_t *ram = guest_memory_region(mem, 0)->hva;
+		bool huge = false;
 		uint64_t first = rows[row].first, end = first + rows[row].frames, pfns[2048];
 
 		assert_int_equal(madvise(ram, GUEST_MEMORY_MIN, MADV_HUGEPAGE), 0);
@@ -406,10 +408,16 @@ TEST(discards_parts_of_huge_pages)
 
 			assert_int_equal(now, gone ? 0 : pfns[i]);
 			/* A huge page that was not split is one still, with all its frames, mapped or not. */
-			if (gone && read64(flags, pfns[i]) >> KPF_THP & 1)
-				fail_msg("row %zu: frame %lu is still part of a huge page", row,
-					 (unsigned long)i);
+			huge |= gone && read64(flags, pfns[i]) >> KPF_THP & 1;
 		}
+		if (huge && again < 2) {
+			again++;
+			row--;
+			continue;
+		}
+		if (huge)
+			fail_msg("row %zu: a frame is still part of a huge page", row);
+		again = 0;
 		for (uint64_t i = 0; i < 2048; i++)
 			assert_int_equal(ram[i * PAGE_BYTES], i >= first && i < end ? 0 : 0xaa);
 	}
