@@ -14,6 +14,11 @@ enum break_point {
 	BREAK_STALE_PARKED,    /* I2: who parked for an earlier hold counts for the next, too */
 	BREAK_NO_KICK,	       /* a vCPU that runs its guest is not told of a hold */
 	BREAK_LOOP_FREE,       /* I2: the I/O thread goes on writing during holds */
+	BREAK_ZERO_NO_COMPARE, /* I1: what the scan took for zero is dropped */
+	BREAK_ZERO_NO_RECHECK, /* I2: what was written after it was found zero is dropped */
+	BREAK_MOVE_NO_COMPARE, /* I1: the store's word that two of its pages are equal is taken */
+	BREAK_MOVE_NO_RECHECK, /* I2: what was written since it was shared is moved, too */
+	BREAK_RETAKE_RUNNING,  /* I2: the guest runs while what it wrote is copied */
 	BREAK_NO_SEAL,	       /* I3: a segment is given out before it is sealed */
 	BREAK_NO_CHECK,	       /* I3: a segment is mapped whatever its seals */
 };

@@ -27,9 +27,46 @@ __attribute__((no_sanitize("thread"))) bool guest_bytes_equal(const void *guest,
 			return false;
 	return true;
 }
+
+__attribute__((no_sanitize("thread"))) bool guest_bytes_zero(const void *guest, size_t bytes)
+{
+	const volatile uint64_t *a = guest;
+
+	for (size_t i = 0; i < bytes / sizeof(*a); i++)
+		if (a[i])
+			return false;
+	return true;
+}
+
+__attribute__((no_sanitize("thread"))) const void *guest_bytes_read(const void *guest, void *room,
+								    size_t bytes)
+{
+	const volatile uint64_t *a = guest;
+	uint64_t *b = room;
+
+	for (size_t i = 0; i < bytes / sizeof(*b); i++)
+		b[i] = a[i];
+	return room;
+}
 #else
 bool guest_bytes_equal(const void *guest, const void *other, size_t bytes)
 {
 	return memcmp(guest, other, bytes) == 0;
+}
+
+bool guest_bytes_zero(const void *guest, size_t bytes)
+{
+	const char *p = guest;
+	uint64_t word;
+
+	memcpy(&word, p, sizeof(word));
+	return word == 0 && memcmp(p, p + sizeof(word), bytes - sizeof(word)) == 0;
+}
+
+const void *guest_bytes_read(const void *guest, void *room, size_t bytes)
+{
+	(void)room;
+	(void)bytes;
+	return guest;
 }
 #endif

@@ -3,6 +3,8 @@
 #ifndef SARDINE_KSM_PAGE_STATES_H
 #define SARDINE_KSM_PAGE_STATES_H
 
+#include <stdbool.h>
+
 /* DESIGN names: volatile -> candidate -> shared -> (written) volatile; zero -> dropped -> (touched) volatile; given. */
 enum page_state {
 	PAGE_STATE_UNKNOWN,   /* not looked at, or not ours to touch (boot files) */
@@ -14,5 +16,11 @@ enum page_state {
 	PAGE_STATE_GIVEN,     /* given back by the guest: ballooned or reported */
 	PAGE_STATES,
 };
+
+/* A word for statistics: "unknown", "volatile", .. */
+const char *page_state_name(enum page_state state);
+
+/* Whether the table of allowed moves (ksm/page-states.c) has this one. Staying is no move. */
+bool page_state_may(enum page_state from, enum page_state to);
 
 #endif

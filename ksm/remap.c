@@ -49,10 +49,22 @@ int remap_in(hva_t start, uint64_t bytes, int fd, uint64_t offset)
 	return at == MAP_FAILED ? -errno : 0;
 }
 
+int remap_fresh(hva_t start, uint64_t bytes)
+{
+	void *at = mmap(hva_ptr(start), bytes, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+
+	return at == MAP_FAILED ? -errno : 0;
+}
+
+bool remap_is_mapped(hva_t start, uint64_t bytes)
+{
+	return madvise(hva_ptr(start), bytes, MADV_NORMAL) == 0;
+}
+
 int remap_back(hva_t start, uint64_t bytes, hva_t aside)
 {
-	/* Succeeds only when all of it is mapped. */
-	if (madvise(hva_ptr(start), bytes, MADV_NORMAL) == 0) {
+	if (remap_is_mapped(start, bytes)) {
 		memcpy(hva_ptr(start), hva_ptr(aside), bytes);
 		remap_drop(aside, bytes);
 		return 0;

@@ -3,6 +3,7 @@
 #ifndef SARDINE_KSM_REMAP_H
 #define SARDINE_KSM_REMAP_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/addr.h"
@@ -45,6 +46,18 @@ int remap_in(hva_t start, uint64_t bytes, int fd, uint64_t offset) must_check;
  * watched by userfaultfd; a negative errno when the pages are still aside, and nothing is mapped in their place.
  */
 int remap_back(hva_t start, uint64_t bytes, hva_t aside) must_check;
+
+/**
+ * remap_fresh() - Map empty private anonymous memory over a range.
+ *
+ * Without advice, and watched by nobody.
+ *
+ * Return: as remap_in().
+ */
+int remap_fresh(hva_t start, uint64_t bytes) must_check;
+
+/* Whether all of a range is mapped. */
+bool remap_is_mapped(hva_t start, uint64_t bytes);
 
 /* Free what was moved aside. */
 void remap_drop(hva_t aside, uint64_t bytes);

@@ -12,6 +12,7 @@ struct write_tracker_ops {
 	int (*remove)(struct write_tracker *t, hva_t start, uint64_t bytes);
 	int (*scan)(struct write_tracker *t, hva_t start, uint64_t bytes, const struct write_scan *scan);
 	int (*unwritten)(struct write_tracker *t, hva_t start, uint64_t bytes);
+	int (*uncopied)(struct write_tracker *t, hva_t start, uint64_t bytes);
 	int (*copies)(struct write_tracker *t, hva_t start, uint64_t bytes,
 		      int (*report)(void *ctx, const struct write_range *range), void *ctx);
 };

@@ -24,7 +24,7 @@
  *
  * Holes have no page table entry, count as written, and are reported as holes, in every scan: one range each, however
  * large. They are not protected: that would give each of them a marker in a page table. Filling a hole makes it a page
- * that is written.
+ * that is written. A hole that was only read shows the kernel's zero page, and is still one: a write puts another page there.
  *
  * A proof (unwritten) asks for the contrary, the pages that are watched and not written, and wants to see the whole
  * range; what is unmapped or not watched is thereby never taken for unwritten.
@@ -105,16 +105,23 @@ static int protect(const struct uffd_tracker *u, const struct write_range *range
 	return 0;
 }
 
+/* In pieces, as the caller wants them. */
 static int handle_range(const struct uffd_tracker *u, const struct write_scan *scan,
 			const struct write_range *range)
 {
-	if (!range->hole && (!scan->protect || scan->protect(scan->ctx, range))) {
-		int r = protect(u, range);
+	uint64_t end = range->start.v + range->bytes;
+	struct write_range piece = *range;
+	int r = 0;
 
-		if (r < 0)
-			return r;
+	while (r == 0 && piece.start.v < end) {
+		piece.bytes = end - piece.start.v;
+		if (!piece.hole && (!scan->protect || scan->protect(scan->ctx, &piece)))
+			r = protect(u, &piece);
+		if (r == 0 && scan->report)
+			r = scan->report(scan->ctx, &piece);
+		piece.start.v += piece.bytes;
 	}
-	return scan->report ? scan->report(scan->ctx, range) : 0;
+	return r;
 }
 
 static int uffd_scan(struct write_tracker *t, hva_t start, uint64_t bytes, const struct write_scan *scan)
@@ -127,7 +134,8 @@ static int uffd_scan(struct write_tracker *t, hva_t start, uint64_t bytes, const
 		.vec = (uintptr_t)u->regions,
 		.vec_len = SCAN_REGIONS,
 		.category_mask = UAPI_PAGE_IS_WPALLOWED | UAPI_PAGE_IS_WRITTEN,
-		.return_mask = UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED | UAPI_PAGE_IS_HUGE,
+		.return_mask = UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED | UAPI_PAGE_IS_HUGE |
+			       UAPI_PAGE_IS_PFNZERO,
 	};
 
 	while (arg.start < arg.end) {
@@ -140,7 +148,8 @@ static int uffd_scan(struct write_tracker *t, hva_t start, uint64_t bytes, const
 			struct write_range range = {
 				.start = {x->start},
 				.bytes = x->end - x->start,
-				.hole = !(x->categories & (UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED)),
+				.hole = !(x->categories & (UAPI_PAGE_IS_PRESENT | UAPI_PAGE_IS_SWAPPED)) ||
+					x->categories & UAPI_PAGE_IS_PFNZERO,
 				.huge = x->categories & UAPI_PAGE_IS_HUGE,
 			};
 			int r = handle_range(u, scan, &range);
@@ -165,6 +174,26 @@ static int uffd_unwritten(struct write_tracker *t, hva_t start, uint64_t bytes)
 		.category_inverted = UAPI_PAGE_IS_WRITTEN,
 		.category_mask = UAPI_PAGE_IS_WPALLOWED | UAPI_PAGE_IS_WRITTEN,
 		.return_mask = UAPI_PAGE_IS_WPALLOWED,
+	};
+	int r = pagemap_scan(uffd_tracker_of(t), &arg);
+
+	if (r < 0)
+		return r;
+	return r == 1 && region.start == start.v && region.end == end;
+}
+
+static int uffd_uncopied(struct write_tracker *t, hva_t start, uint64_t bytes)
+{
+	uint64_t end = start.v + bytes;
+	struct uapi_page_region region = {0};
+	struct uapi_pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = start.v,
+		.end = end,
+		.vec = (uintptr_t)&region,
+		.vec_len = 1,
+		.category_mask = UAPI_PAGE_IS_FILE | UAPI_PAGE_IS_PRESENT,
+		.return_mask = UAPI_PAGE_IS_FILE,
 	};
 	int r = pagemap_scan(uffd_tracker_of(t), &arg);
 
@@ -216,6 +245,7 @@ static const struct write_tracker_ops uffd_ops = {
 	.remove = uffd_remove,
 	.scan = uffd_scan,
 	.unwritten = uffd_unwritten,
+	.uncopied = uffd_uncopied,
 	.copies = uffd_copies,
 };
 

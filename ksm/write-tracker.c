@@ -60,6 +60,11 @@ int write_tracker_unwritten(struct write_tracker *t, hva_t start, uint64_t bytes
 	return range_valid(start, bytes) ? t->ops->unwritten(t, start, bytes) : -EINVAL;
 }
 
+int write_tracker_uncopied(struct write_tracker *t, hva_t start, uint64_t bytes)
+{
+	return range_valid(start, bytes) ? t->ops->uncopied(t, start, bytes) : -EINVAL;
+}
+
 int write_tracker_copies(struct write_tracker *t, hva_t start, uint64_t bytes,
 			 int (*report)(void *ctx, const struct write_range *range), void *ctx)
 {

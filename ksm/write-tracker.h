@@ -16,15 +16,16 @@
 struct write_range {
 	hva_t start;
 	uint64_t bytes;
-	bool hole; /* nothing is there: never touched, or discarded; reads as zero */
+	bool hole; /* nothing is there: never touched, or discarded, or only ever read; reads as zero */
 	bool huge; /* mapped by huge pages */
 };
 
 /* How a scan talks to its caller; see write_tracker_scan(). */
 struct write_scan {
 	/* NULL, or: shall the written range be protected again? false leaves it as it is, so that it is reported
-	 * by the next scan, too. Not asked for holes, which are never protected. */
-	bool (*protect)(void *ctx, const struct write_range *range);
+	 * by the next scan, too. It may shorten the range; the rest is asked for again. Not asked for holes, which
+	 * are never protected. */
+	bool (*protect)(void *ctx, struct write_range *range);
 	/* Called with each range that was written, after it was protected: what is read from there on is either
 	 * what stays, or is reported by the next scan. A negative errno ends the scan. */
 	int (*report)(void *ctx, const struct write_range *range);
@@ -101,6 +102,15 @@ uint64_t write_tracker_generation(const struct write_tracker *t);
  * for "written".
  */
 int write_tracker_unwritten(struct write_tracker *t, hva_t start, uint64_t bytes) must_check;
+
+/**
+ * write_tracker_uncopied() - Prove that a range shows pages of a file, and nothing else.
+ *
+ * Context: any thread, also while a scan runs.
+ * Return: 1 when every page is in memory and a file's, not a copy of it; 0 when not, or when it is not mapped at the
+ * moment; or a negative errno. Take anything but 1 for "copied".
+ */
+int write_tracker_uncopied(struct write_tracker *t, hva_t start, uint64_t bytes) must_check;
 
 /**
  * write_tracker_copies() - Find the private copies in private mappings of files.
