@@ -96,8 +96,6 @@ static int shared(struct applying *p, const struct extent *x)
 		.segment = p->segment,
 		.page = x->store_page,
 	};
-	/* The store's books are policy: the kernel keeps the pages. */
-	(void)!a->link->ops->refs(a->link, p->segment, x->store_page, x->pages, 1);
 	return 0;
 }
 
@@ -142,14 +140,26 @@ static int outcome_take(struct applying *p, const struct extent *x)
 	return 0;
 }
 
+/* The store's books are policy, the kernel keeps the pages; so what comes of it does not matter here. */
+static void refs(struct applying *p, const struct extent *x, int delta)
+{
+	if (x->kind != EXTENT_DROP)
+		(void)!p->a->link->ops->refs(p->a->link, p->segment, x->store_page, x->pages, delta);
+}
+
+/* References come before mappings, or the store lets go of a segment that nobody has mapped yet. */
 static int apply_batch(struct applying *p)
 {
 	int r = 0;
 
+	for (size_t i = 0; i < p->count; i++)
+		refs(p, &p->x[i], 1);
 	extent_apply(p->a->applier, p->x, p->count);
 	for (size_t i = 0; i < p->count; i++) {
 		int e = outcome_take(p, &p->x[i]);
 
+		if (p->x[i].outcome != EXTENT_REPLACED)
+			refs(p, &p->x[i], -1);
 		r = r < 0 ? r : e;
 	}
 	p->count = 0;

@@ -99,6 +99,7 @@ static void block_touch(struct agent *a, struct agent_block *b)
 	}
 	b->touched = now;
 	b->leave = b->skip && !a->forced;
+	a->sums.hot_blocks += b->leave;
 }
 
 static uint64_t frame_of(const struct agent *a, hva_t at)
@@ -215,6 +216,7 @@ int agent_scan(struct agent *a)
 	int r = 0;
 
 	a->pass_number++;
+	a->sums.hot_blocks = 0;
 	for (size_t i = 0; r == 0 && i < a->range_count; i++) {
 		a->scanned = &a->ranges[i];
 		if (agent_frames_span(a, a->scanned->first.v, a->scanned->first.v + a->scanned->frames,

@@ -202,7 +202,7 @@ static bool job_settled(const struct agent *a, uint64_t passes)
 {
 	const struct pass_result *p = &a->pass;
 
-	if (p->shared || p->zeroed || p->donated || p->retaken || p->moved || false)
+	if (p->shared || p->zeroed || p->donated || p->retaken || p->moved)
 		return false;
 	return passes >= MERGE_PASSES_MIN || (passes > 1 && p->due == 0);
 }
@@ -214,7 +214,7 @@ static int job_passes(struct agent *a, struct agent_merge_job *job)
 
 	while (!res->settled) {
 		a->forced = res->passes == 0;
-		r = pass(a, true, res->passes == 0);
+		r = pass(a, true, res->passes < 2); /* twice: is what broke at rest? */
 		a->forced = false;
 		if (r < 0)
 			return r;

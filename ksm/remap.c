@@ -7,6 +7,9 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* 5.14 */
+#endif
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4 /* 5.7 */
 #endif
@@ -72,6 +75,11 @@ int remap_back(hva_t start, uint64_t bytes, hva_t aside)
 	if (syscall(SYS_mremap, aside.v, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, start.v) == -1)
 		return -errno;
 	return 1;
+}
+
+void remap_populate(hva_t start, uint64_t bytes)
+{
+	(void)madvise(hva_ptr(start), bytes, MADV_POPULATE_READ);
 }
 
 void remap_drop(hva_t aside, uint64_t bytes)

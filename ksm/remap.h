@@ -59,6 +59,9 @@ int remap_fresh(hva_t start, uint64_t bytes) must_check;
 /* Whether all of a range is mapped. */
 bool remap_is_mapped(hva_t start, uint64_t bytes);
 
+/* Have the pages of a private mapping of a file mapped, without copying any. Best effort. */
+void remap_populate(hva_t start, uint64_t bytes);
+
 /* Free what was moved aside. */
 void remap_drop(hva_t aside, uint64_t bytes);
 
