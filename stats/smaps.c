@@ -11,7 +11,8 @@ struct mapping {
 	bool any;
 	bool guest;
 	bool file;  /* has an inode */
-	bool shmem; /* shared anonymous memory, memfd */
+	bool store; /* a segment of the page store */
+	bool shmem; /* other shared anonymous memory, memfd */
 	struct smaps_sum sum;
 };
 
@@ -29,10 +30,11 @@ static bool parse_header(const char *line, const struct smaps_range *ranges, siz
 		return false;
 	for (size_t i = 0; i < count; i++)
 		m.guest |= start < ranges[i].end && end > ranges[i].start;
-	m.shmem = path > 0 &&
+	m.store = path > 0 && strncmp(line + path, SMAPS_STORE_NAME, sizeof(SMAPS_STORE_NAME) - 1) == 0;
+	m.shmem = path > 0 && !m.store &&
 		  (strncmp(line + path, "/dev/zero", 9) == 0 || strncmp(line + path, "/memfd:", 7) == 0 ||
 		   strncmp(line + path, "/SYSV", 5) == 0 || strncmp(line + path, "[anon_shmem:", 12) == 0);
-	m.file = inode != 0 && !m.shmem;
+	m.file = inode != 0 && !m.shmem && !m.store;
 	m.sum.mappings = 1;
 	*ret = m;
 	return true;
@@ -98,10 +100,15 @@ static void add(struct smaps_sum *to, const struct mapping *m)
 		to->file_rss += file;
 		to->file_pss += share < file ? share : file;
 	}
-	if (m->shmem)
+	if (m->store) {
+		to->store_rss += less(s->rss, s->anonymous);
+		to->store_pss += less(s->pss, s->anonymous);
+		to->private += s->anonymous;
+	} else if (m->shmem) {
 		to->shmem_pss += s->pss;
-	else
+	} else {
 		to->private += s->private;
+	}
 }
 
 int smaps_read(FILE *stream, const struct smaps_range *ranges, size_t count, struct smaps_sum *ret_guest,

@@ -10,6 +10,9 @@
 
 #include "base/cleanup.h"
 
+/* How the kernel names a mapping of a segment of the page store (ksm/segment.c). */
+#define SMAPS_STORE_NAME "/memfd:sardine-segment"
+
 /* Addresses [start, end) of the process. */
 struct smaps_range {
 	uint64_t start;
@@ -30,6 +33,10 @@ struct smaps_sum {
 	uint64_t
 		file_pss; /* the process's share of those; at least, where copies of them are merged (see smaps.c) */
 	uint64_t shmem_pss; /* in shared anonymous mappings */
+	/* In mappings of the page store: its own pages, not copies of them. Neither is in file_* or shmem_pss, and what
+	 * private has of these mappings is copies alone. */
+	uint64_t store_rss;
+	uint64_t store_pss;
 	bool ksm_known;
 };
 

@@ -8,23 +8,33 @@
 struct figure {
 	const char *key;
 	size_t offset;
+	bool later; /* came after schema 1 was fixed: a VM that was started before does not tell */
 };
 
 #define FIGURE(field)                                                                                        \
 	{                                                                                                    \
-#field "_bytes", offsetof(struct vm_usage, field)                                            \
+#field "_bytes", offsetof(struct vm_usage, field), false                                     \
 	}
 
 static const struct figure memory_figures[] = {
-	FIGURE(configured), FIGURE(populated),	 FIGURE(private), FIGURE(shared_from_birth),
-	FIGURE(merged),	    FIGURE(ballooned),	 FIGURE(huge),	  FIGURE(swapped),
-	FIGURE(occupied),   FIGURE(vmm_private),
+	FIGURE(configured),
+	FIGURE(populated),
+	FIGURE(private),
+	FIGURE(shared_from_birth),
+	FIGURE(merged),
+	FIGURE(ballooned),
+	FIGURE(huge),
+	FIGURE(swapped),
+	FIGURE(occupied),
+	FIGURE(vmm_private),
+	{"store_bytes", offsetof(struct vm_usage, store), true},
 };
 
 static const struct figure saved_figures[] = {
-	{"birth_bytes", offsetof(struct vm_usage, saved_birth)},
-	{"ksm_bytes", offsetof(struct vm_usage, saved_ksm)},
-	{"total_bytes", offsetof(struct vm_usage, saved_total)},
+	{"birth_bytes", offsetof(struct vm_usage, saved_birth), false},
+	{"ksm_bytes", offsetof(struct vm_usage, saved_ksm), false},
+	{"store_bytes", offsetof(struct vm_usage, saved_store), true},
+	{"total_bytes", offsetof(struct vm_usage, saved_total), false},
 };
 
 static json_t *figures_json(const struct vm_usage *vm, const struct figure *figures, size_t count,
@@ -52,6 +62,8 @@ static int figures_read(const json_t *json, const struct figure *figures, size_t
 	for (size_t i = 0; i < count; i++) {
 		const json_t *v = json_object_get(json, figures[i].key);
 
+		if (!v && figures[i].later)
+			continue;
 		if (!json_is_integer(v) || json_integer_value(v) < 0)
 			return -EINVAL;
 		*(uint64_t *)(void *)((char *)ret + figures[i].offset) = (uint64_t)json_integer_value(v);

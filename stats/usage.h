@@ -14,6 +14,15 @@
 /* Of `stats --json`; grows by one when a reader would have to know. */
 #define USAGE_SCHEMA 1
 
+/* What the VM's memory agent and its store know. Zeroed: there is none. */
+struct usage_store {
+	bool known;
+	uint64_t mapped_bytes; /* of guest RAM that is pages of the store, in memory or not yet touched */
+	/* Of the whole store: mappings of its pages by all VMs, and those beyond the first of each page. */
+	uint64_t mappings;
+	uint64_t saved;
+};
+
 /* What is known of a VM before it is accounted for. */
 struct usage_input {
 	uint64_t configured_bytes;
@@ -25,15 +34,17 @@ struct usage_input {
 	uint64_t file_pss; /* of all of the process (smaps_rollup_read()) */
 	struct ksm_process_usage ksm;
 	struct ksm_host_usage ksm_host;
+	struct usage_store store;
 };
 
 /* docs/stats.md defines each. All in bytes. */
 struct vm_usage {
 	uint64_t configured;
-	uint64_t populated; /* = private + shared_from_birth + merged */
+	uint64_t populated; /* = private + shared_from_birth + merged + store */
 	uint64_t private;
 	uint64_t shared_from_birth;
 	uint64_t merged;
+	uint64_t store;
 	uint64_t ballooned;
 	uint64_t huge;
 	uint64_t swapped;
@@ -42,7 +53,8 @@ struct vm_usage {
 	uint64_t vmm_private;
 	uint64_t saved_birth;
 	uint64_t saved_ksm;
-	uint64_t saved_total; /* = saved_birth + saved_ksm */
+	uint64_t saved_store;
+	uint64_t saved_total; /* = saved_birth + saved_ksm + saved_store */
 	uint64_t saved_zero;  /* where zero_known; not in the total */
 	bool zero_known;
 	bool mergeable;

@@ -29,8 +29,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 
 static void print_row(const char *name, const char *state, const struct vm_usage *u)
 {
-	const uint64_t figures[] = {u->configured,	  u->populated, u->private,
-				    u->shared_from_birth, u->merged,	u->saved_total};
+	const uint64_t figures[] = {
+		u->configured, u->populated, u->private,     u->shared_from_birth,
+		u->merged,     u->store,     u->saved_total,
+	};
 
 	printf("%-20s %-9s", name, state);
 	for (size_t i = 0; i < ARRAY_SIZE(figures); i++) {
@@ -59,8 +61,8 @@ static void print_host(const struct host_usage *host)
 
 static void print_table(const struct vm_list *list)
 {
-	printf("%-20s %-9s %10s %10s %10s %10s %10s %10s\n", "NAME", "STATE", "CONFIGURED", "POPULATED",
-	       "PRIVATE", "BIRTH", "MERGED", "SAVED");
+	printf("%-20s %-9s %10s %10s %10s %10s %10s %10s %10s\n", "NAME", "STATE", "CONFIGURED", "POPULATED",
+	       "PRIVATE", "BIRTH", "MERGED", "STORE", "SAVED");
 	for (size_t i = 0; i < list->count; i++) {
 		const struct vm_item *item = &list->items[i];
 		const char *state = json_string_value(json_object_get(item->stats, "state"));
@@ -113,6 +115,7 @@ static void print_more(const struct vm_item *item)
 	} figures[] = {
 		{"saved by files from birth", offsetof(struct vm_usage, saved_birth)},
 		{"saved by KSM", offsetof(struct vm_usage, saved_ksm)},
+		{"saved by the store", offsetof(struct vm_usage, saved_store)},
 		{"occupied", offsetof(struct vm_usage, occupied)},
 		{"ballooned", offsetof(struct vm_usage, ballooned)},
 		{"in huge pages", offsetof(struct vm_usage, huge)},
@@ -211,7 +214,8 @@ int cmd_stats(int argc, char **argv)
 		       "it is "
 		       "named.\vBIRTH: frames shared since the start, of kernel and initrd. MERGED: frames "
 		       "that KSM "
-		       "merged. SAVED: what the VM would occupy more without either. Saved by zero pages is "
+		       "merged. STORE: frames that are pages of the page store. SAVED: what the VM would "
+		       "occupy more without them. Saved by zero pages is "
 		       "not in it.",
 	};
 	struct args args = {0};

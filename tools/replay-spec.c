@@ -185,10 +185,10 @@ static int check(struct parser *p)
 		return errmsg_set(p->err, -EINVAL, "\"%.80s\": no runs", p->text);
 	for (size_t i = 0; i < p->spec.count; i++)
 		if (p->runs[i].kind == REPLAY_COPY && p->runs[i].frames > p->spec.pool_pages)
-			return errmsg_set(p->err, -EINVAL,
-					  "\"%.80s\": copy:%u is longer than the pool of %llu pages; give pool:",
-					  p->text, p->runs[i].frames,
-					  (unsigned long long)p->spec.pool_pages);
+			return errmsg_set(
+				p->err, -EINVAL,
+				"\"%.80s\": copy:%u is longer than the pool of %llu pages; give pool:",
+				p->text, p->runs[i].frames, (unsigned long long)p->spec.pool_pages);
 	return 0;
 }
 

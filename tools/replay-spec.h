@@ -19,12 +19,12 @@
  * patterns; copy: consecutive pages of the pool, from a place chosen by the memory's seed; unique: found nowhere else.
  * All memories with one pool seed (1 if not given) share the pool, of 16,384 pages if not given.
  */
-#define REPLAY_SPEC_RUNS_MAX	65536u
-#define REPLAY_SPEC_TIMES_MAX	65536u
-#define REPLAY_SPEC_PAGES_MAX	((uint64_t)1 << 28) /* of a run and of the pool: 1 TiB */
-#define REPLAY_SPEC_POOL_PAGES	16384u
-#define REPLAY_SPEC_POOL_SEED	1u
-#define REPLAY_SPEC_DEFAULT	"guests"
+#define REPLAY_SPEC_RUNS_MAX   65536u
+#define REPLAY_SPEC_TIMES_MAX  65536u
+#define REPLAY_SPEC_PAGES_MAX  ((uint64_t)1 << 28) /* of a run and of the pool: 1 TiB */
+#define REPLAY_SPEC_POOL_PAGES 16384u
+#define REPLAY_SPEC_POOL_SEED  1u
+#define REPLAY_SPEC_DEFAULT    "guests"
 
 /* Presets, ended by a NULL name. */
 struct replay_preset {

@@ -49,6 +49,9 @@ struct control_dump {
 
 struct stats_wait;
 struct pause_wait;
+struct control_work;
+
+enum control_work_kind { CONTROL_MERGE, CONTROL_CHECK };
 
 /* A pause by clients: all of theirs are one. */
 enum control_pause_state { CONTROL_NOT_PAUSED, CONTROL_PAUSING, CONTROL_PAUSED };
@@ -83,6 +86,12 @@ struct control {
 	pthread_t pause_thread;		/* runs while CONTROL_PAUSING */
 	int pause_fd;			/* eventfd: it is done */
 	struct io_source *pause_source;
+
+	struct control_work *works; /* who asked; the thread works for the first */
+	pthread_t work_thread;	    /* runs while there is one */
+	atomic_bool work_cancel;
+	int work_fd; /* eventfd: it is done */
+	struct io_source *work_source;
 
 	struct control_dump *dump;
 	int dump_fd; /* eventfd: the dump's thread is done */
@@ -133,6 +142,14 @@ void control_pause_done(void *arg, uint32_t events);
 void control_pause_end(struct control *control);
 /* Wait for the thread, forget who asked. */
 void control_pause_cancel(struct control *control);
+
+/* Answer when it is done; several are done one after the other. Return: 0, -ENOMEM, or the errno of pthread_create. */
+int control_work_add(struct control_client *client, const json_t *id, enum control_work_kind kind,
+		     unsigned max_ms) must_check;
+/* The source's callback. */
+void control_work_done(void *arg, uint32_t events);
+/* Cancel it, wait for the thread, forget who asked. */
+void control_work_cancel(struct control *control);
 
 /* Start a dump into @fd, which is taken on success. Return: 0, -EBUSY, or an errno. */
 int control_dump_start(struct control_client *client, const json_t *id, int fd, enum dump_format format);

@@ -188,12 +188,44 @@ static enum control_verdict cmd_resume(const struct request *r)
 	return pause_or_resume(r, false);
 }
 
+/* Merging and checking take their time: answered when done. */
+static enum control_verdict work(const struct request *r, bool have, enum control_work_kind kind,
+				 uint64_t timeout_s)
+{
+	int e;
+
+	if (!have)
+		return fail(r, kind == CONTROL_MERGE ? "no engine looks after this VM's memory"
+						     : "only a replay VM knows what its memory must hold");
+	if (r->client->working >= CONTROL_WAITS_MAX)
+		return fail(r, "too many requests of this client wait already");
+	e = control_work_add(r->client, r->id, kind, (unsigned)timeout_s * 1000);
+	return e < 0 ? fail(r, strerror(-e)) : CONTROL_ANSWERED;
+}
+
+static enum control_verdict cmd_merge(const struct request *r)
+{
+	static const uint64_t def = CONTROL_MERGE_DEFAULT_S;
+	uint64_t timeout_s;
+
+	if (!get_number(r, "timeout_s", CONTROL_MERGE_MAX_S, &def, &timeout_s))
+		return CONTROL_ANSWERED;
+	return work(r, r->client->control->ops->merge, CONTROL_MERGE, timeout_s);
+}
+
+static enum control_verdict cmd_check(const struct request *r)
+{
+	return work(r, r->client->control->ops->check, CONTROL_CHECK, 0);
+}
+
 static enum control_verdict cmd_dump(const struct request *r)
 {
 	const json_t *v = json_object_get(r->json, "format");
 	enum dump_format format = DUMP_ELF;
 	int e;
 
+	if (!r->client->control->ops->dump)
+		return fail(r, "a replay VM is not dumped");
 	if (v && (!json_is_string(v) || dump_format_parse(json_string_value(v), &format) < 0))
 		return fail(r, "format: must be \"elf\" or \"raw\"");
 	if (r->client->passed_fd < 0)
@@ -215,6 +247,8 @@ static enum control_verdict cmd_console(const struct request *r)
 	auto_free char *prefix = NULL;
 	int fd, e;
 
+	if (!control->ops->console)
+		return fail(r, "a replay VM has no console");
 	if (client->wait_count || client->working)
 		return fail(r, "this connection has requests without an answer; use another one");
 	line = control_answer_line(r->id, json_pack("{s:b}", "stream", 1));
@@ -250,6 +284,8 @@ static const struct command commands[] = {
 	{"console", {NULL}, cmd_console},
 	{"balloon", {"target_mib", "target_bytes"}, cmd_balloon},
 	{"dump", {"format"}, cmd_dump},
+	{"merge", {"timeout_s"}, cmd_merge},
+	{"check", {NULL}, cmd_check},
 	{"pause", {NULL}, cmd_pause},
 	{"resume", {NULL}, cmd_resume},
 };

@@ -28,8 +28,8 @@
  * from the devices; lines left over are taken up in the next round by asking for EPOLLOUT, which an idle
  * socket reports at once and a full one only after it was read from.
  *
- * `console` hands the connection over to the console; `dump` and `stats` work on threads of their own
- * (control-dump.c, control-stats.c), so answers may come in another order than their requests.
+ * `console` hands the connection over to the console; `dump`, `stats`, `pause`, `merge` and `check` work on threads of
+ * their own (control-dump.c, control-stats.c, control-pause.c, control-work.c), so answers may come in another order than their requests.
  */
 
 /* Requests per wakeup. */
@@ -425,7 +425,8 @@ int control_new(struct io_loop *loop, const char *path, const char *name, const 
 	control->dump_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	control->stats_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	control->pause_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (control->dump_fd < 0 || control->stats_fd < 0 || control->pause_fd < 0)
+	control->work_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (control->dump_fd < 0 || control->stats_fd < 0 || control->pause_fd < 0 || control->work_fd < 0)
 		return errmsg_set(err, -errno, "control socket: %s", strerror(errno));
 	control->name = strdup(name);
 	control->greeting = greeting_make(name);
@@ -438,6 +439,9 @@ int control_new(struct io_loop *loop, const char *path, const char *name, const 
 	if (r == 0)
 		r = io_source_new(loop, control->pause_fd, EPOLLIN, control_pause_done, control,
 				  &control->pause_source);
+	if (r == 0)
+		r = io_source_new(loop, control->work_fd, EPOLLIN, control_work_done, control,
+				  &control->work_source);
 	if (r == 0)
 		r = io_timer_new(loop, stop_expired, control, &control->stop_timer);
 	if (r == 0)
@@ -465,11 +469,13 @@ void control_free(struct control *control)
 	control_dump_cancel(control);
 	control_stats_cancel(control);
 	control_pause_cancel(control);
+	control_work_cancel(control);
 	while (control->clients)
 		client_free(control->clients);
 	io_source_free(control->dump_source);
 	io_source_free(control->stats_source);
 	io_source_free(control->pause_source);
+	io_source_free(control->work_source);
 	io_source_free(control->stop_timer);
 	io_source_free(control->slow_timer);
 	if (control->dump_fd >= 0)
@@ -478,6 +484,8 @@ void control_free(struct control *control)
 		close(control->stats_fd);
 	if (control->pause_fd >= 0)
 		close(control->pause_fd);
+	if (control->work_fd >= 0)
+		close(control->work_fd);
 	free(control->name);
 	free(control->greeting);
 	free(control);

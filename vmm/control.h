@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/errmsg.h"
@@ -16,18 +17,35 @@
 #define CONTROL_PROTOCOL_MIN 1
 #define CONTROL_PROTOCOL_MAX 1
 
-#define CONTROL_LINE_MAX       65536	  /* of a request, with its newline */
-#define CONTROL_OUTPUT_MAX     (1u << 20) /* answers that a client has not read; above, it is dropped */
-#define CONTROL_CLIENTS_MAX    64
-#define CONTROL_WAITS_MAX      16 /* requests of one client that are answered later */
-#define CONTROL_STOP_MAX_S     86400u
-#define CONTROL_STOP_DEFAULT_S 30u
+#define CONTROL_LINE_MAX	65536	   /* of a request, with its newline */
+#define CONTROL_OUTPUT_MAX	(1u << 20) /* answers that a client has not read; above, it is dropped */
+#define CONTROL_CLIENTS_MAX	64
+#define CONTROL_WAITS_MAX	16 /* requests of one client that are answered later */
+#define CONTROL_STOP_MAX_S	86400u
+#define CONTROL_STOP_DEFAULT_S	30u
+#define CONTROL_MERGE_MAX_S	86400u
+#define CONTROL_MERGE_DEFAULT_S 600u
 
 struct control;
 
+/* What one merge came to. */
+struct control_merged {
+	uint64_t store_pages, zero_pages; /* shared with the store, given back */
+	uint64_t passes, holds;
+	uint64_t cpu_ns, elapsed_ns;
+	bool settled; /* nothing is left to do */
+};
+
+/* What looking at every byte came to. */
+struct control_checked {
+	uint64_t frames;
+	uint64_t wrong; /* the first frame that reads wrong; UINT64_MAX: none */
+};
+
 /*
  * What the VM does on request.
- * Context: the loop's thread, but for dump, usage and pause: threads of their own, which may block.
+ * Context: the loop's thread, but for dump, usage, pause, merge and check: threads of their own, which may block.
+ * NULL for dump, console, merge and check: this VM has none.
  */
 struct control_ops {
 	/* What the VM knows of itself; a new reference, or NULL without memory. */
@@ -45,6 +63,12 @@ struct control_ops {
 	/* As dump_write(), of the paused guest. */
 	int (*dump)(void *arg, int fd, enum dump_format format, const atomic_bool *cancel, struct errmsg *err,
 		    struct dump_result *ret);
+	/* Share what can be shared; give up after @max_ms (then it is not settled, which is no error), soon after @cancel
+	 * is set, or with a line in @err. */
+	int (*merge)(void *arg, unsigned max_ms, const atomic_bool *cancel, struct errmsg *err,
+		     struct control_merged *ret);
+	/* Look whether every byte of guest memory is what it must be: of a replay VM, which knows. */
+	int (*check)(void *arg, const atomic_bool *cancel, struct errmsg *err, struct control_checked *ret);
 	/* As vm_pause() and vm_resume(); they alternate. */
 	void (*pause)(void *arg);
 	void (*resume)(void *arg);

@@ -316,7 +316,7 @@ static void finish(struct room *room)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct room room = {.vm = {.dump_go = true}};
+	struct room room = {.vm = {.dump_go = true, .work_go = true}};
 	struct errmsg err = {0};
 
 	if (!dir.path[0]) {

@@ -38,8 +38,8 @@ def validated(stats):
             check(value == (None if None in parts else sum(parts)), f"stats: host.{group}.{key} is {value}, those of the VMs {parts}")
     for who in [host, *stats["vms"]]:
         memory, saved = who["memory"], who["saved"]
-        check(memory["populated_bytes"] == memory["private_bytes"] + memory["shared_from_birth_bytes"] + memory["merged_bytes"],
-              f"stats: populated is not private + shared_from_birth + merged: {memory}")
+        check(memory["populated_bytes"] == sum(memory[f"{k}_bytes"] for k in ("private", "shared_from_birth", "merged", "store")),
+              f"stats: populated is not private + shared_from_birth + merged + store: {memory}")
         check(saved["total_bytes"] == saved["birth_bytes"] + saved["ksm_bytes"], f"stats: saved.total is not birth + ksm: {saved}")
         check(memory["occupied_bytes"] == memory["populated_bytes"] - saved["total_bytes"],
               f"stats: occupied is not populated - saved.total: {memory} {saved}")

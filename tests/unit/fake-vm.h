@@ -4,6 +4,7 @@
 #define SARDINE_TESTS_UNIT_FAKE_VM_H
 
 #include <errno.h>
+#include <stdint.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,6 +24,11 @@ struct fake_vm {
 	atomic_uint usages;
 	atomic_bool dump_go; /* the dump waits for it */
 	atomic_uint dumps_cancelled;
+	atomic_bool work_go; /* merges and checks wait for it */
+	atomic_int work_result;
+	atomic_uint merges, checks; /* begun */
+	atomic_uint works_cancelled;
+	atomic_uint merge_max_ms;
 	atomic_bool pause_wait; /* the pause takes as long as this is set */
 	atomic_uint pausing;	/* pauses begun */
 	atomic_uint pauses;	/* and done */
@@ -124,6 +130,38 @@ static inline int fake_console(void *arg, int fd, const void *prefix, size_t pre
 	return r;
 }
 
+static inline int fake_work(struct fake_vm *vm, const atomic_bool *cancel, struct errmsg *err)
+{
+	while (!atomic_load(&vm->work_go) && !atomic_load(cancel))
+		nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+	if (atomic_load(cancel)) {
+		atomic_fetch_add(&vm->works_cancelled, 1);
+		return -ECANCELED;
+	}
+	return errmsg_set(err, atomic_load(&vm->work_result), "it does not work");
+}
+
+static inline int fake_merge(void *arg, unsigned max_ms, const atomic_bool *cancel, struct errmsg *err,
+			     struct control_merged *ret)
+{
+	struct fake_vm *vm = arg;
+
+	atomic_store(&vm->merge_max_ms, max_ms);
+	atomic_fetch_add(&vm->merges, 1);
+	*ret = (struct control_merged){.store_pages = 3, .zero_pages = 2, .passes = 4, .settled = true};
+	return fake_work(vm, cancel, err);
+}
+
+static inline int fake_check(void *arg, const atomic_bool *cancel, struct errmsg *err,
+			     struct control_checked *ret)
+{
+	struct fake_vm *vm = arg;
+
+	*ret = (struct control_checked){.frames = 9,
+					.wrong = atomic_fetch_add(&vm->checks, 1) ? 7 : UINT64_MAX};
+	return fake_work(vm, cancel, err);
+}
+
 static const struct control_ops fake_ops = {
 	.stats = fake_stats,
 	.usage = fake_usage,
@@ -132,6 +170,8 @@ static const struct control_ops fake_ops = {
 	.balloon = fake_balloon,
 	.balloon_state = fake_balloon_state,
 	.dump = fake_dump,
+	.merge = fake_merge,
+	.check = fake_check,
 	.pause = fake_pause,
 	.resume = fake_resume,
 	.console = fake_console,

@@ -21,7 +21,8 @@ TEST(runs_in_their_order)
 {
 	struct replay_spec s = parse("zero:50,copy:2x512,fill:16,pool:9000,unique:8,pool-seed:77");
 	static const struct replay_run want[] = {
-		{REPLAY_ZERO, 50}, {REPLAY_COPY, 512}, {REPLAY_COPY, 512}, {REPLAY_FILL, 16}, {REPLAY_UNIQUE, 8},
+		{REPLAY_ZERO, 50}, {REPLAY_COPY, 512}, {REPLAY_COPY, 512},
+		{REPLAY_FILL, 16}, {REPLAY_UNIQUE, 8},
 	};
 
 	assert_int_equal(s.count, ARRAY_SIZE(want));

@@ -9,6 +9,7 @@
 
 #include "base/fs.h"
 #include "base/size.h"
+#include "ksm/segment.h"
 #include "tests/unit/tempdir.h"
 #include "tests/unit/test.h"
 
@@ -217,6 +218,78 @@ TEST(account_of_a_vm)
 	assert_int_equal(u.swapped, 5 * MIB);
 }
 
+/* Pages of the store are neither boot files nor private, whether the guest has touched them or not. */
+TEST(account_with_a_store)
+{
+	struct usage_input in = example();
+	struct vm_usage u;
+
+	in.guest.rss = 120 * MIB;
+	in.guest.store_rss = 20 * MIB;
+	in.guest.store_pss = 10 * MIB;
+	in.rest.store_pss = 2 * MIB;
+	in.file_pss_known = true;
+	in.file_pss = (10 + 12 + 4) * MIB; /* boot files, store, other shared memory */
+	vm_usage_account(&in, &u);
+	assert_int_equal(u.store, 20 * MIB);
+	assert_int_equal(u.populated, 120 * MIB);
+	assert_int_equal(u.saved_store, 0); /* nobody tells who else has them */
+	in.store =
+		(struct usage_store){.known = true, .mapped_bytes = 32 * MIB, .mappings = 1000, .saved = 750};
+	vm_usage_account(&in, &u);
+	assert_int_equal(u.store, 32 * MIB);
+	assert_int_equal(u.saved_store, 24 * MIB);
+	assert_int_equal(u.populated, 132 * MIB);
+	assert_int_equal(u.private, 50 * MIB);
+	assert_int_equal(u.merged, 10 * MIB);
+	assert_int_equal(u.shared_from_birth, 40 * MIB);
+	assert_int_equal(u.saved_birth, 30 * MIB);
+	assert_int_equal(u.vmm_private, 7 * MIB);
+	assert_int_equal(u.saved_total, u.saved_birth + u.saved_ksm + u.saved_store);
+	assert_int_equal(u.occupied, u.populated - u.saved_total);
+	in.store.mapped_bytes = UINT64_MAX;
+	in.store.saved = UINT64_MAX;
+	vm_usage_account(&in, &u);
+	assert_int_equal(u.store, 256 * MIB);
+	assert_int_equal(u.saved_store, u.store);
+	assert_int_equal(u.occupied, u.populated - u.saved_total);
+}
+
+/* The kernel's own figures of a segment that is mapped and partly copied: tells name and parts apart. */
+TEST(a_segment_is_recognised)
+{
+	cleanup(segment_free_p) struct segment *s = NULL;
+	struct segment_view view;
+	struct smaps_sum guest, rest;
+	struct smaps_range range;
+	auto_file f = fopen("/proc/self/smaps", "re");
+	uint8_t page[4096] = {1};
+	uint32_t first;
+	auto_fd fd = -1;
+	uint8_t *p;
+
+	assert_non_null(f);
+	assert_int_equal(segment_new(16, &s), 0);
+	for (unsigned i = 0; i < 16; i++)
+		assert_int_equal(segment_append(s, page, 1, &first), 0);
+	assert_int_equal(segment_seal(s, &fd), 0);
+	assert_int_equal(segment_view_init(fd, &view, NULL), 0);
+	p = mmap(NULL, sizeof(page) * 16, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	assert_true(p != MAP_FAILED);
+	for (unsigned i = 0; i < 16; i++)
+		assert_int_equal(p[i * 4096] + view.bytes[i * 4096], 2);
+	p[0] = p[4096] = 2;
+	range = (struct smaps_range){(uintptr_t)p, (uintptr_t)p + sizeof(page) * 16};
+	assert_int_equal(smaps_read(f, &range, 1, &guest, &rest), 0);
+	assert_int_equal(guest.store_rss, 14 * 4096);
+	assert_int_equal(guest.private, 2 * 4096);
+	assert_true(guest.store_pss < guest.store_rss && guest.store_pss >= 6 * 4096);
+	assert_int_equal(guest.file_rss + guest.shmem_pss, 0);
+	assert_int_equal(rest.store_rss, 16 * 4096);
+	munmap(p, sizeof(page) * 16);
+	segment_view_done(&view);
+}
+
 /* Merged copies of boot pages do not count as boot pages: their share is what the process's is less the VMM's own. */
 TEST(share_of_boot_pages_beside_merged_copies)
 {
@@ -313,6 +386,10 @@ TEST(json_there_and_back)
 	assert_int_equal(back.saved_zero, MIB);
 	assert_true(back.mergeable && back.zero_known);
 	assert_true(json_is_integer(json_object_get(json_object_get(json, "memory"), "zero_bytes")));
+	/* A VM of before there was a store. */
+	json_object_del(json_object_get(json, "memory"), "store_bytes");
+	json_object_del(json_object_get(json, "saved"), "store_bytes");
+	assert_int_equal(vm_usage_from_json(json, &back), 0);
 	json_object_del(json_object_get(json, "memory"), "merged_bytes");
 	assert_int_equal(vm_usage_from_json(json, &back), -EINVAL);
 	json_decref(json);
@@ -331,6 +408,8 @@ int main(void)
 		cmocka_unit_test(own_smaps),
 		cmocka_unit_test(ksm_of_new_and_old_kernels),
 		cmocka_unit_test(account_of_a_vm),
+		cmocka_unit_test(account_with_a_store),
+		cmocka_unit_test(a_segment_is_recognised),
 		cmocka_unit_test(share_of_boot_pages_beside_merged_copies),
 		cmocka_unit_test(rollup_is_read),
 		cmocka_unit_test(account_of_figures_that_disagree),

@@ -215,7 +215,7 @@ class Verbs(SardineTest):
         for vm in both["vms"]:
             memory, saved = vm["memory"], vm["saved"]
             self.assertEqual(memory["populated_bytes"],
-                             memory["private_bytes"] + memory["shared_from_birth_bytes"] + memory["merged_bytes"])
+                             memory["private_bytes"] + memory["shared_from_birth_bytes"] + memory["merged_bytes"] + memory["store_bytes"])
             self.assertEqual(memory["occupied_bytes"], memory["populated_bytes"] - saved["total_bytes"])
             self.assertLessEqual(vm["boot"]["copied_bytes"], 65536)
             # The two have one kernel: about half of what they share is saved for each.
@@ -255,7 +255,7 @@ class Verbs(SardineTest):
     def test_stats_tables(self):
         self.probe("a")
         lines = self.sardine("stats").stdout.splitlines()
-        self.assertEqual(lines[0].split(), "NAME STATE CONFIGURED POPULATED PRIVATE BIRTH MERGED SAVED".split())
+        self.assertEqual(lines[0].split(), "NAME STATE CONFIGURED POPULATED PRIVATE BIRTH MERGED STORE SAVED".split())
         self.assertTrue(lines[2].startswith("total of 1"))
         self.assertTrue(lines[3].startswith("ratio "))
         self.assertIn("zero pages", lines[3])
