@@ -38,8 +38,13 @@ struct frame_backing {
 	_Atomic uint8_t state;
 };
 
+#define PAGEMAP_PRESENT ((uint64_t)1 << 63) /* Documentation/admin-guide/mm/pagemap.rst */
+#define PAGEMAP_SWAP	((uint64_t)1 << 62)
+#define PAGEMAP_ENTRIES 512u
+
 struct replay_memory {
 	uint64_t frames;
+	int pagemap_fd;	   /* -1: this kernel shows none */
 	uint8_t *reserved; /* the mapping, with room to align */
 	uint8_t *bytes;
 	enum replay_thp thp;
@@ -122,6 +127,7 @@ int replay_memory_new_empty(uint64_t frames, enum replay_thp thp, struct replay_
 
 	if (!m)
 		return -ENOMEM;
+	m->pagemap_fd = -1;
 	if (frames == 0 || frames > UINT64_MAX >> (PAGE_SHIFT + 1))
 		return -EINVAL;
 	m->frames = frames;
@@ -140,6 +146,7 @@ int replay_memory_new_empty(uint64_t frames, enum replay_thp thp, struct replay_
 	r = advise(m, m->bytes, frames * PAGE_BYTES);
 	if (r < 0)
 		return r;
+	m->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	r = hold_new(NULL, NULL, &m->hold);
 	if (r < 0)
 		return r;
@@ -157,6 +164,7 @@ void replay_memory_free(struct replay_memory *m)
 		return;
 	if (m->reserved)
 		munmap(m->reserved, reserved_bytes(m));
+	close_fd_p(&m->pagemap_fd);
 	in_flight_free(m->flight);
 	hold_free(m->hold);
 	free(m->expected);
@@ -415,12 +423,47 @@ int replay_memory_discard(struct replay_memory *m, gfn_t first, uint64_t frames)
 	return 0;
 }
 
+/* Which of these frames nothing is behind: reading them would populate them where the kernel has no zero page for reads. */
+static uint64_t find_holes(const struct replay_memory *m, uint64_t first, uint64_t frames,
+			   bool holes[PAGEMAP_ENTRIES])
+{
+	uint64_t entries[PAGEMAP_ENTRIES];
+	uint64_t n = frames < PAGEMAP_ENTRIES ? frames : PAGEMAP_ENTRIES;
+	uint64_t at = ((uintptr_t)m->bytes >> PAGE_SHIFT) + first;
+	bool known = m->pagemap_fd >= 0 &&
+		     pread_full(m->pagemap_fd, entries, n * sizeof(*entries), at * sizeof(*entries)) == 0;
+
+	for (uint64_t i = 0; i < n; i++)
+		holes[i] = known && !(entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAP)) &&
+			   frame_anonymous(m, first + i);
+	return n;
+}
+
+static bool hole_good(struct replay_memory *m, uint64_t frame)
+{
+	uint64_t none = UINT64_MAX;
+
+	if (m->expected[frame] == 0)
+		return true;
+	atomic_compare_exchange_strong(&m->wrong, &none, frame);
+	return false;
+}
+
 bool replay_memory_verify(struct replay_memory *m, gfn_t first, uint64_t frames)
 {
+	uint64_t end = first.v < m->frames && frames < m->frames - first.v ? first.v + frames : m->frames;
+	bool holes[PAGEMAP_ENTRIES];
 	bool good = true;
 
-	for (uint64_t i = first.v; i < first.v + frames && i < m->frames; i++)
-		good = (in_flight_any(m->flight, GFN(i), 1) || frame_good(m, GFN(i))) && good;
+	for (uint64_t at = first.v; at < end;) {
+		uint64_t n = find_holes(m, at, end - at, holes);
+
+		for (uint64_t i = 0; i < n; i++, at++) {
+			if (in_flight_any(m->flight, GFN(at), 1))
+				continue;
+			good = (holes[i] ? hole_good(m, at) : frame_good(m, GFN(at))) && good;
+		}
+	}
 	return good;
 }
 

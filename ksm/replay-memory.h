@@ -152,7 +152,7 @@ int replay_memory_discard(struct replay_memory *m, gfn_t first, uint64_t frames)
 /**
  * replay_memory_verify() - Check every byte of a range.
  *
- * Frames with I/O in flight are passed over.
+ * Frames with I/O in flight are passed over. Frames that nothing is behind stay so.
  *
  * Context: while held, or nobody writes.
  * Return: true when all reads as it must.

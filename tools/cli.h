@@ -16,6 +16,8 @@ typedef int (*cli_verb_fn)(int argc, char **argv);
 
 /* One verb per function; each parses its own options with argp. */
 int cmd_run(int argc, char **argv);
+int cmd_replay(int argc, char **argv);
+int cmd_merge(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_ps(int argc, char **argv);
 int cmd_stop(int argc, char **argv);

@@ -28,6 +28,8 @@ static const struct verb {
 	{"stats", "what VMs occupy, and what sharing saves", cmd_stats},
 	{"balloon", "take memory from a VM, or give it back", cmd_balloon},
 	{"dump", "write a VM's memory to a file", cmd_dump},
+	{"merge", "share what can be shared, now", cmd_merge},
+	{"replay", "run guest memory without a guest, to measure and to test", cmd_replay},
 	{"check", "say what this host can do for VMs", cmd_check},
 	{"analyze", "say exactly what sharing identical pages would save", cmd_analyze},
 };

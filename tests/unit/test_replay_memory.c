@@ -167,10 +167,14 @@ TEST(put_from_elsewhere)
 	replay_memory_put(m, GFN(4), page);
 	assert_int_equal(test_resident(replay_memory_at(m, GFN(0)), FRAMES), 1);
 	assert_true(replay_memory_verify(m, GFN(0), FRAMES));
+	assert_int_equal(test_resident(replay_memory_at(m, GFN(0)), FRAMES), 1);
 	assert_memory_equal(replay_memory_at(m, GFN(4)), page, sizeof(page));
 	view = replay_memory_view(m);
 	assert_int_equal(view.ops->advise(view.ctx, hva_of(replay_memory_at(m, GFN(0))), PAGE_BYTES), 0);
 	assert_true(replay_memory_write_word(m, GFN(4), 0, 1));
+	assert_int_equal(madvise(replay_memory_at(m, GFN(4)), PAGE_BYTES, MADV_DONTNEED), 0);
+	assert_false(replay_memory_verify(m, GFN(0), FRAMES)); /* lost behind its back */
+	assert_int_equal(replay_memory_wrong(m), 4);
 	s.count = 0;
 	assert_int_equal(replay_memory_fill(m, &s), -EINVAL);
 }

@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A replay VM: guest RAM without vCPUs, with threads that write it, looked after as a VM is. */
+#include "tools/replay-vm.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/addr.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/size.h"
+#include "ksm/replay-writer.h"
+
+/*
+ * Theory of operation
+ *
+ * The control socket's threads and the loop ask; one writer thread writes. A pause ends the writer and a resume starts
+ * another, so that a paused VM has no thread that could write. A check needs nobody who writes, either: it ends the writer,
+ * reads, and starts it again, and a pause that comes meanwhile waits.
+ */
+
+/* A window of the writer: it writes that many frames and moves on. */
+#define WINDOW	     64u
+#define CHECK_FRAMES 4096u /* between looks for a wish to stop */
+
+struct replay_vm {
+	const struct replay_vm_config *config;
+	struct io_loop *loop;
+	struct replay_memory *m;
+	uint64_t started_ns; /* 0: not yet */
+	struct replay_writer_config write;
+
+	pthread_mutex_t mutex;	      /* of all below */
+	struct replay_writer *writer; /* NULL: none is wanted, or paused */
+	uint64_t writes;	      /* by writers that ended */
+	unsigned writers;	      /* started */
+	bool paused;
+	enum vm_end end;
+	char detail[128];
+};
+
+static const char *const engine_names[] = {[REPLAY_ENGINE_OFF] = "off", [REPLAY_ENGINE_KSM] = "ksm"};
+_Static_assert(ARRAY_SIZE(engine_names) == REPLAY_ENGINES, "a name for each");
+
+const char *replay_engine_name(enum replay_engine engine)
+{
+	return engine_names[engine];
+}
+
+/* Where is written: whole windows, from a place that the seed chooses. */
+static void choose_set(struct replay_vm *vm)
+{
+	const struct replay_vm_config *c = vm->config;
+	uint64_t windows = replay_memory_frames(vm->m) / WINDOW, set, first;
+
+	set = (uint64_t)((double)windows * (double)c->write_parts / REPLAY_PARTS);
+	if (set == 0)
+		set = 1;
+	first = (c->load.seed * 0x9e3779b97f4a7c15u >> 20) % (windows - set + 1);
+	vm->write = (struct replay_writer_config){
+		.first = GFN(first * WINDOW),
+		.frames = set * WINDOW,
+		.window = WINDOW,
+		.writes = WINDOW,
+		.writes_per_s = c->write_rate,
+	};
+}
+
+int replay_vm_new(const struct replay_vm_config *config, struct io_loop *loop, struct errmsg *err,
+		  struct replay_vm **ret)
+{
+	cleanup(replay_vm_free_p) struct replay_vm *vm = calloc(1, sizeof(*vm));
+	int r;
+
+	if (!vm)
+		return -ENOMEM;
+	*vm = (struct replay_vm){.config = config, .loop = loop, .mutex = PTHREAD_MUTEX_INITIALIZER};
+	r = replay_load(&config->load, err, &vm->m);
+	if (r < 0)
+		return r;
+	if (config->write_rate && replay_memory_frames(vm->m) < WINDOW)
+		return errmsg_set(err, -EINVAL,
+				  "--write-rate: %llu frames are too few to write to; %u are needed",
+				  (unsigned long long)replay_memory_frames(vm->m), WINDOW);
+	if (config->write_rate)
+		choose_set(vm);
+	if (config->engine == REPLAY_ENGINE_KSM) {
+		r = replay_memory_mergeable(vm->m);
+		if (r < 0)
+			return errmsg_set(err, r == -EINVAL ? -ENOTSUP : r,
+					  "--engine ksm: this kernel does not let memory be merged: %s",
+					  strerror(-r));
+	}
+	*ret = TAKE_PTR(vm);
+	return 0;
+}
+
+/* With the mutex held. */
+static int writer_start(struct replay_vm *vm)
+{
+	if (!vm->config->write_rate)
+		return 0;
+	vm->write.seed = vm->config->load.seed + 1000 + vm->writers++;
+	return replay_writer_start(vm->m, &vm->write, &vm->writer);
+}
+
+static int writer_stop(struct replay_vm *vm)
+{
+	if (!vm->writer)
+		return 0;
+	vm->writes += replay_writer_writes(vm->writer);
+	return replay_writer_stop(TAKE_PTR(vm->writer));
+}
+
+void replay_vm_free(struct replay_vm *vm)
+{
+	if (!vm)
+		return;
+	(void)!writer_stop(vm);
+	replay_memory_free(vm->m);
+	pthread_mutex_destroy(&vm->mutex);
+	free(vm);
+}
+
+int replay_vm_start(struct replay_vm *vm, struct errmsg *err)
+{
+	int r;
+
+	pthread_mutex_lock(&vm->mutex);
+	r = writer_start(vm);
+	pthread_mutex_unlock(&vm->mutex);
+	if (r < 0)
+		return errmsg_set(err, r, "cannot start a thread that writes: %s", strerror(-r));
+	vm->started_ns = clock_now_ns();
+	return 0;
+}
+
+void replay_vm_end(struct replay_vm *vm, enum vm_end end)
+{
+	pthread_mutex_lock(&vm->mutex);
+	if (vm->end == VM_END_NONE)
+		vm->end = end;
+	pthread_mutex_unlock(&vm->mutex);
+	io_loop_stop(vm->loop);
+}
+
+/* Read everything while nobody writes, with the mutex held. Return: false when cancelled. */
+static bool verify(struct replay_vm *vm, const atomic_bool *cancel)
+{
+	uint64_t frames = replay_memory_frames(vm->m);
+
+	for (uint64_t i = 0; i < frames; i += CHECK_FRAMES) {
+		if (cancel && atomic_load(cancel))
+			return false;
+		(void)replay_memory_verify(vm->m, GFN(i), CHECK_FRAMES);
+	}
+	return true;
+}
+
+enum vm_end replay_vm_finish(struct replay_vm *vm, const char **ret_detail)
+{
+	enum vm_end end;
+
+	pthread_mutex_lock(&vm->mutex);
+	(void)!writer_stop(vm);
+	if (vm->end == VM_END_POWER_OFF)
+		(void)verify(vm, NULL);
+	if (replay_memory_wrong(vm->m) != UINT64_MAX) {
+		vm->end = VM_END_ERROR;
+		snprintf(vm->detail, sizeof(vm->detail), "frame %llu reads wrong",
+			 (unsigned long long)replay_memory_wrong(vm->m));
+	}
+	end = vm->end;
+	pthread_mutex_unlock(&vm->mutex);
+	*ret_detail = vm->detail;
+	return end;
+}
+
+/* The control socket's requests. */
+
+static json_t *replay_json(struct replay_vm *vm)
+{
+	const struct replay_load *load = &vm->config->load;
+	uint64_t wrong = replay_memory_wrong(vm->m), writes;
+	struct replay_stats s;
+	json_t *source;
+
+	pthread_mutex_lock(&vm->mutex);
+	writes = vm->writes + (vm->writer ? replay_writer_writes(vm->writer) : 0);
+	pthread_mutex_unlock(&vm->mutex);
+	replay_memory_stats(vm->m, &s);
+	source = json_sprintf("%s:%s", load->image ? "image" : "synthetic",
+			      load->image ? load->image : load->synthetic);
+	return json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:o}", "source", source ? source : json_string("?"),
+			 "seed", (json_int_t)load->seed, "address",
+			 (json_int_t)(uintptr_t)replay_memory_at(vm->m, GFN(0)), "write_set_bytes",
+			 (json_int_t)(vm->write.frames * PAGE_BYTES), "writes", (json_int_t)writes, "breaks",
+			 (json_int_t)s.breaks, "wrong_frame",
+			 wrong == UINT64_MAX ? json_null() : json_integer((json_int_t)wrong));
+}
+
+static json_t *on_stats(void *arg)
+{
+	struct replay_vm *vm = arg;
+	enum vm_state state;
+
+	pthread_mutex_lock(&vm->mutex);
+	state = vm->paused ? VM_PAUSED : VM_RUNNING;
+	pthread_mutex_unlock(&vm->mutex);
+	return json_pack("{s:s, s:f, s:{s:s, s:i, s:i, s:i, s:i}, s:[], s:[], s:o}", "state",
+			 vm_state_name(state), "uptime_s", (double)(clock_now_ns() - vm->started_ns) / 1e9,
+			 "boot", "entry", "replay", "kernel_bytes", 0, "initrd_bytes", 0, "copied_bytes", 0,
+			 "shared_bytes", 0, "vcpus", "devices", "replay", replay_json(vm));
+}
+
+static int on_usage(void *arg, struct vm_usage *ret)
+{
+	struct replay_vm *vm = arg;
+	uint64_t at = (uintptr_t)replay_memory_at(vm->m, GFN(0));
+	uint64_t bytes = replay_memory_frames(vm->m) * PAGE_BYTES;
+	const struct smaps_range range = {at, at + bytes};
+	struct usage_input in = {.configured_bytes = bytes,
+				 .mergeable = vm->config->engine == REPLAY_ENGINE_KSM};
+	auto_file smaps = fopen("/proc/self/smaps", "re");
+	auto_file rollup = fopen("/proc/self/smaps_rollup", "re");
+	struct ksm_process_files ksm;
+	struct ksm_host_files ksm_host;
+	int r;
+
+	if (!smaps)
+		return -errno;
+	r = smaps_read(smaps, &range, 1, &in.guest, &in.rest);
+	if (r < 0)
+		return r;
+	in.file_pss_known = rollup && smaps_rollup_read(rollup, &in.file_pss) == 0;
+	ksm_process_files_open("/proc/self", &ksm);
+	ksm_process_usage_read(&ksm, &in.ksm);
+	ksm_process_files_close(&ksm);
+	ksm_host_files_open("/sys/kernel/mm/ksm", &ksm_host);
+	ksm_host_usage_read(&ksm_host, &in.ksm_host);
+	ksm_host_files_close(&ksm_host);
+	vm_usage_account(&in, ret);
+	return 0;
+}
+
+static void on_power_button(void *arg)
+{
+	replay_vm_end(arg, VM_END_POWER_OFF);
+}
+
+static void on_kill(void *arg)
+{
+	replay_vm_end(arg, VM_END_KILLED);
+}
+
+static int on_balloon(void *arg, uint64_t bytes)
+{
+	(void)arg;
+	(void)bytes;
+	return -ENODEV;
+}
+
+static json_t *on_balloon_state(void *arg)
+{
+	(void)arg;
+	return NULL;
+}
+
+static int on_check(void *arg, const atomic_bool *cancel, struct errmsg *err, struct control_checked *ret)
+{
+	struct replay_vm *vm = arg;
+	bool whole;
+	int r, start;
+
+	pthread_mutex_lock(&vm->mutex);
+	r = writer_stop(vm);
+	whole = verify(vm, cancel);
+	start = vm->paused ? 0 : writer_start(vm);
+	pthread_mutex_unlock(&vm->mutex);
+	if (!whole)
+		return -ECANCELED;
+	if (r < 0 || start < 0)
+		return errmsg_set(err, r < 0 ? r : start, "what writes the memory has ended: %s",
+				  strerror(r < 0 ? -r : -start));
+	*ret = (struct control_checked){.frames = replay_memory_frames(vm->m),
+					.wrong = replay_memory_wrong(vm->m)};
+	return 0;
+}
+
+static void on_pause(void *arg)
+{
+	struct replay_vm *vm = arg;
+	int r;
+
+	pthread_mutex_lock(&vm->mutex);
+	r = writer_stop(vm);
+	vm->paused = true;
+	pthread_mutex_unlock(&vm->mutex);
+	if (r < 0)
+		log_warn("what writes the memory had ended: %s", strerror(-r));
+}
+
+static void on_resume(void *arg)
+{
+	struct replay_vm *vm = arg;
+	int r;
+
+	pthread_mutex_lock(&vm->mutex);
+	vm->paused = false;
+	r = writer_start(vm);
+	pthread_mutex_unlock(&vm->mutex);
+	if (r < 0)
+		log_warn("cannot start a thread that writes: %s", strerror(-r));
+}
+
+const struct control_ops replay_vm_ops = {
+	.stats = on_stats,
+	.usage = on_usage,
+	.power_button = on_power_button,
+	.kill = on_kill,
+	.balloon = on_balloon,
+	.balloon_state = on_balloon_state,
+	.check = on_check,
+	.pause = on_pause,
+	.resume = on_resume,
+};
