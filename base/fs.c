@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whole reads and writes of files. */
+/* Whole reads and writes of files, and descriptors that are closed together. */
 #include "base/fs.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -125,4 +126,29 @@ int file_read_choice(const char *path, char *buf, size_t len)
 	memcpy(buf, open + 1, (size_t)(close - open - 1));
 	buf[close - open - 1] = '\0';
 	return 0;
+}
+
+static int compare_fds(const void *a, const void *b)
+{
+	int x, y;
+
+	memcpy(&x, a, sizeof(x));
+	memcpy(&y, b, sizeof(y));
+	return (x > y) - (x < y);
+}
+
+void close_other_fds(int *keep, size_t count, unsigned first)
+{
+	unsigned next = first;
+
+	qsort(keep, count, sizeof(keep[0]), compare_fds);
+	for (size_t i = 0; i < count; i++) {
+		if (keep[i] < (int)next)
+			continue;
+		if ((unsigned)keep[i] > next)
+			(void)!close_range(next, (unsigned)keep[i] - 1, 0);
+		next = (unsigned)keep[i] + 1;
+	}
+	/* Before 5.9 there is no such call; then they stay, as they did. */
+	(void)!close_range(next, UINT32_MAX, 0);
 }

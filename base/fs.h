@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whole reads and writes of files. */
+/* Whole reads and writes of files, and descriptors that are closed together. */
 #ifndef SARDINE_BASE_FS_H
 #define SARDINE_BASE_FS_H
 
@@ -57,5 +57,13 @@ int file_read_u64(const char *path, uint64_t *ret) must_check;
  * Return: 0, -EINVAL when no word that fits is in brackets, or an errno.
  */
 int file_read_choice(const char *path, char *buf, size_t len) must_check;
+
+/**
+ * close_other_fds() - Close all descriptors of the process from @first on, but some.
+ * @keep, @count: those; negative and lower ones in it are passed over. It gets sorted.
+ *
+ * Before Linux 5.9, which brought close_range(), nothing is closed. Context: nobody else opens or closes.
+ */
+void close_other_fds(int *keep, size_t count, unsigned first);
 
 #endif

@@ -63,8 +63,8 @@ _sardine_value() {
 	--balloon) _sardine_parts 'on off size= stats=on stats=off deflate-on-oom=on deflate-on-oom=off reporting=on reporting=off poison=on poison=off stats-interval=' ;;
 	--net) _sardine_parts 'tap= tap-fd= mac= mtu= bw= iops=' ;;
 	--vsock) _sardine_parts 'cid= path= bw= iops=' ;;
-	--sandbox) _sardine_offer 'on off' ;;
-	--seccomp) _sardine_offer 'on log off' ;;
+	--sandbox) _sardine_offer 'auto on off' ;;
+	--seccomp) _sardine_offer 'auto on log off' ;;
 	--user) mapfile -t COMPREPLY < <(compgen -u -- "$cur") ;;
 	--on-reboot | --on-crash) _sardine_offer 'restart exit' ;;
 	--rng) _sardine_parts 'on off bw= iops=' ;;

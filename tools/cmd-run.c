@@ -17,6 +17,7 @@
 #include "tools/run-notify.h"
 #include "tools/run-options.h"
 #include "tools/run-signals.h"
+#include "tools/run-sweeper.h"
 #include "vmm/console.h"
 #include "vmm/rundir.h"
 #include "vmm/vm.h"
@@ -37,8 +38,10 @@ struct run {
 	bool on_terminal;
 	bool hangup_ignored;
 	struct run_notify notify;
-	bool leave_files; /* out of reach: whoever looks for VMs removes them */
 	struct confine_user user;
+	struct confine_plan plan;
+	struct run_sweeper sweeper;
+	bool leave_files; /* out of reach: the sweeper removes them */
 	struct rundir rundir;
 	struct rundir_name *name;
 	struct io_loop *loop;
@@ -206,6 +209,8 @@ static int run_prepare(struct run *run, struct errmsg *err)
 		r = rundir_open(true, err, &run->rundir);
 	if (r == 0)
 		r = rundir_claim(&run->rundir, config->name, err, &run->name);
+	if (r == 0 && confine_plan_any(&run->plan, &run->user))
+		r = run_sweeper_start(config, &run->rundir, run->name, err, &run->sweeper);
 	if (r == 0)
 		r = open_log(run, err);
 	if (r == 0 && config->cgroup)
@@ -243,6 +248,7 @@ static void run_undo(struct run *run)
 		rundir_name_forget(run->name);
 	else
 		rundir_release(run->name);
+	run_sweeper_end(&run->sweeper);
 	rundir_close(&run->rundir);
 }
 
@@ -264,23 +270,25 @@ static int run_ended(struct run *run)
 static int run_confine(struct run *run, struct errmsg *err)
 {
 	const struct vm_config *config = run->config;
-	thread_confine_fn confine = confine_threads(config);
+	thread_confine_fn confine = confine_threads(run->plan.seccomp);
 	const int folders[] = {log_folder(), console_folder(run->console)};
 	struct confine_done done;
-	int r = confine_process(config, &run->user, &run->rundir, folders, ARRAY_SIZE(folders), err, &done);
+	int r;
 
+	run->leave_files = confine_plan_any(&run->plan, &run->user);
+	if (run->leave_files)
+		run_sweeper_arm(&run->sweeper);
+	r = confine_process(config, &run->plan, &run->user, &run->rundir, folders, ARRAY_SIZE(folders), err,
+			    &done);
 	if (r == 0)
-		r = confine_start_filter(config, folders[0] >= 0 || folders[1] >= 0, err);
+		r = confine_start_filter(done.seccomp, config->vsock.on, folders[0] >= 0 || folders[1] >= 0,
+					 err);
 	if (r < 0)
 		return r;
-	if (config->sandbox && !done.new_root)
-		log_info("--sandbox: not started by root, so %s",
-			 done.landlock ? "Landlock alone keeps files out of reach"
-				       : "the file system stays in sight");
-	run->leave_files = done.new_root || done.landlock || confine;
+	confine_log_missing(&run->plan, &done);
 	if (run->leave_files)
 		console_leave_file(run->console);
-	run_control_confined(run->control, confine, run->leave_files);
+	run_control_confined(run->control, &done, confine, run->leave_files);
 	vm_set_confine(run->vm, confine);
 	r = vm_confined(run->vm, run->leave_files, done.new_root);
 	if (r < 0)
@@ -326,6 +334,7 @@ static int run_vm(const char *verb, const struct vm_config *config, int report_f
 		.config = config,
 		.report_fd = report_fd,
 		.rundir = RUNDIR_NONE,
+		.sweeper = RUN_SWEEPER_NONE,
 		.reboot_lines = LOG_LIMIT_INIT,
 		.crash_lines = LOG_LIMIT_INIT,
 		.dump_lines = LOG_LIMIT_INIT,
@@ -334,11 +343,14 @@ static int run_vm(const char *verb, const struct vm_config *config, int report_f
 	int code, r;
 
 	run_memory_init();
+	r = confine_plan_make(config, &run.plan, &err);
 	/* What whoever started us left open is nothing that a guest should come near. */
-	confine_inherited(config, report_fd);
+	if (run.plan.sandbox)
+		confine_inherited(config, report_fd);
 
 	run_notify_open(&run.notify, &notify_err);
-	r = run_prepare(&run, &err);
+	if (r == 0)
+		r = run_prepare(&run, &err);
 	if (notify_err.text[0])
 		log_warn("%s", notify_err.text);
 	if (r == 0)

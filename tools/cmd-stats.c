@@ -106,6 +106,27 @@ static void print_devices(const json_t *devices)
 	}
 }
 
+/* What of --sandbox and --seccomp is in force. A VM of an older version does not say. */
+static void print_confinement(const json_t *c)
+{
+	const char *seccomp = json_string_value(json_object_get(c, "seccomp"));
+	bool sandbox = json_is_true(json_object_get(c, "sandbox"));
+	long long abi = json_integer_value(json_object_get(c, "landlock_abi"));
+	char landlock[32] = "no Landlock";
+
+	if (!c)
+		return;
+	if (abi)
+		snprintf(landlock, sizeof(landlock), "Landlock %lld", abi);
+	printf("%-26s %10s", "sandbox", sandbox ? "on" : "off");
+	if (sandbox)
+		printf(", %s, %s",
+		       json_is_true(json_object_get(c, "empty_root")) ? "empty root" : "the host's root",
+		       landlock);
+	printf("; seccomp %s; uid %lld\n", seccomp ? seccomp : "?",
+	       (long long)json_integer_value(json_object_get(c, "uid")));
+}
+
 /* What the table has no room for, of one VM. */
 static void print_more(const struct vm_item *item)
 {
@@ -134,6 +155,7 @@ static void print_more(const struct vm_item *item)
 	printf("%-26s %10s, %lld bytes copied\n", "entered by",
 	       json_is_string(entry) ? json_string_value(entry) : "?",
 	       (long long)json_integer_value(json_object_get(boot, "copied_bytes")));
+	print_confinement(json_object_get(item->stats, "confinement"));
 	print_devices(json_object_get(item->stats, "devices"));
 }
 

@@ -33,7 +33,7 @@ static uint64_t bits_below(unsigned n)
 }
 
 /* All that this kernel can refuse; it refuses to refuse what it does not know. Return: the size of @attr for it. */
-static size_t refuse_all(long abi, struct ruleset_attr *attr)
+static size_t refuse_all(int abi, struct ruleset_attr *attr)
 {
 	*attr = (struct ruleset_attr){
 		.handled_access_fs = bits_below(abi >= 5   ? FS_RIGHTS_ABI_5
@@ -61,17 +61,24 @@ static int allow_folder(int ruleset, int folder)
 	return syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0 ? -errno : 0;
 }
 
-int confine_landlock(const int *folders, size_t count, struct errmsg *err, bool *ret_on)
+int confine_landlock_abi(void)
 {
 	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+
+	/* Below: not built in, not turned on, or refused by the seccomp filter of a container. */
+	return abi < 1 ? 0 : (int)abi;
+}
+
+int confine_landlock(const int *folders, size_t count, struct errmsg *err, int *ret_abi)
+{
+	int abi = confine_landlock_abi();
 	auto_fd ruleset = -1;
 	struct ruleset_attr attr;
 	size_t size;
 	int r = 0;
 
-	*ret_on = false;
-	/* Not built in, not turned on, or refused by the seccomp filter of a container. */
-	if (abi < 1)
+	*ret_abi = 0;
+	if (!abi)
 		return 0;
 	size = refuse_all(abi, &attr);
 	ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, size, 0);
@@ -84,6 +91,6 @@ int confine_landlock(const int *folders, size_t count, struct errmsg *err, bool 
 		return errmsg_set(err, r, "--sandbox: Landlock rule: %s", strerror(-r));
 	if (syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
 		return errmsg_set(err, -errno, "--sandbox: Landlock: %s", strerror(errno));
-	*ret_on = true;
+	*ret_abi = abi;
 	return 0;
 }

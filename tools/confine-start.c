@@ -24,8 +24,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "tools/run-confine.h"
-
 #define INSTRUCTIONS_MAX 24
 
 struct program {
@@ -61,22 +59,20 @@ static void refuse(struct program *p, long number)
 	add(p, BPF_RET | BPF_K, p->otherwise, 0);
 }
 
-int confine_start_filter(const struct vm_config *config, bool reopens, struct errmsg *err)
+int confine_start_filter(enum config_seccomp mode, bool vsock, bool reopens, struct errmsg *err)
 {
 	struct program p = {
-		.otherwise =
-			config->seccomp == CONFIG_SECCOMP_LOG ? SECCOMP_RET_LOG : SECCOMP_RET_KILL_PROCESS,
+		.otherwise = mode == CONFIG_SECCOMP_LOG ? SECCOMP_RET_LOG : SECCOMP_RET_KILL_PROCESS,
 	};
 	struct sock_fprog program = {.filter = p.insns};
 	uint32_t self = (uint32_t)getpid();
 
-	/* Off, or a build whose sanitizer needs more than is listed. */
-	if (!confine_threads(config))
+	if (mode == CONFIG_SECCOMP_OFF)
 		return 0;
 	load(&p, offsetof(struct seccomp_data, nr));
 	only_with(&p, SYS_tgkill, 0, self);
 	only_with(&p, SYS_kill, 0, self);
-	if (config->vsock.on) {
+	if (vsock) {
 		only_with(&p, SYS_socket, 1, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK);
 	} else {
 		refuse(&p, SYS_socket);

@@ -6,6 +6,7 @@
 #include "ksm/remap.h"
 #include "ksm/write-tracker.h"
 #include "stats/ksm-usage.h"
+#include "tools/run-sweeper.h"
 #include "vmm/console.h"
 #include "vmm/control.h"
 #include "vmm/dump.h"
@@ -25,6 +26,7 @@
 
 /* The last thread to park for a hold does its work (ksm/extent-apply.c): vCPUs' and the loop's. */
 #define OF_HOLDS &remap_syscalls, &write_tracker_syscalls, &guest_memory_syscalls
+/* "A new kind of thread" in tools/run-confine.c says what else belongs to one. */
 
 /* Registers of devices are handled on the vCPU's thread: it may wake the loop, arm timers and drain a disk. */
 #define OF_VCPUS                                                                                             \
@@ -41,15 +43,25 @@
  * is the one thread that cannot be told from the whole process anyway: it holds every descriptor.
  */
 static const struct syscall_list *const loop[] = {
-	&libc_syscalls,	      &libc_thread_syscalls,
-	&log_syscalls,	      &console_syscalls,
-	&control_syscalls,    &guest_memory_syscalls,
-	&terminal_syscalls,   &unix_server_syscalls,
-	&kvm_syscalls,	      &reopen_syscalls,
-	&vcpu_state_syscalls, &virtio_net_syscalls,
-	&virtio_rng_syscalls, &vsock_connection_syscalls,
-	&vsock_host_syscalls, OF_VCPUS,
-	OF_WORKERS,	      NULL,
+	&libc_syscalls,
+	&libc_thread_syscalls,
+	&log_syscalls,
+	&console_syscalls,
+	&control_syscalls,
+	&guest_memory_syscalls,
+	&terminal_syscalls,
+	&unix_server_syscalls,
+	&kvm_syscalls,
+	&reopen_syscalls,
+	&vcpu_state_syscalls,
+	&virtio_net_syscalls,
+	&virtio_rng_syscalls,
+	&vsock_connection_syscalls,
+	&vsock_host_syscalls,
+	&run_sweeper_syscalls,
+	OF_VCPUS,
+	OF_WORKERS,
+	NULL,
 };
 
 static const struct syscall_list *const vcpu[] = {&libc_syscalls, &log_syscalls, OF_VCPUS, NULL};

@@ -65,6 +65,29 @@ static int print_program(FILE *out, enum thread_kind kind, const char *suffix, u
 	return r;
 }
 
+/* The programs of all kinds, by kind. */
+static void print_table(FILE *out, const char *suffix)
+{
+	fprintf(out, "static const struct filter_program programs_%s[] = {\n", suffix);
+	for (unsigned kind = 0; kind < THREAD_KINDS; kind++) {
+		const char *name = thread_kind_name((enum thread_kind)kind);
+
+		fprintf(out, "\t{%s_%s, sizeof(%s_%s) / sizeof(%s_%s[0])},\n", name, suffix, name, suffix,
+			name, suffix);
+	}
+	fprintf(out, "};\n\n");
+}
+
+static int print_programs(FILE *out, const char *suffix, uint32_t otherwise)
+{
+	int r = 0;
+
+	for (unsigned kind = 0; r == 0 && kind < THREAD_KINDS; kind++)
+		r = print_program(out, (enum thread_kind)kind, suffix, otherwise);
+	print_table(out, suffix);
+	return r;
+}
+
 static int print_text(enum thread_kind kind)
 {
 	scmp_filter_ctx ctx = make(kind, SCMP_ACT_KILL_PROCESS);
@@ -98,12 +121,12 @@ int main(int argc, char **argv)
 		fprintf(stderr, "make-filters: %s: %s\n", argv[1], strerror(errno));
 		return 1;
 	}
-	fprintf(out, "/* Made by tools/make-filters.c from the tables of system calls. */\n");
-	for (unsigned kind = 0; r == 0 && kind < THREAD_KINDS; kind++) {
-		r = print_program(out, (enum thread_kind)kind, "kill", SCMP_ACT_KILL_PROCESS);
-		if (r == 0)
-			r = print_program(out, (enum thread_kind)kind, "log", SCMP_ACT_LOG);
-	}
+	fprintf(out, "/* Made by tools/make-filters.c from the tables of system calls. */\n"
+		     "struct filter_program {\n\tconst struct sock_filter *insns;\n\tunsigned short "
+		     "count;\n};\n\n");
+	r = print_programs(out, "kill", SCMP_ACT_KILL_PROCESS);
+	if (r == 0)
+		r = print_programs(out, "log", SCMP_ACT_LOG);
 	if (fclose(out) != 0)
 		r = -1;
 	return r == 0 ? 0 : 1;

@@ -3,8 +3,11 @@
 /*
  * Theory of operation: the staged drop
  *
- *   0  Inherited descriptors are closed, but for those that options name. Then everything is opened that the VM will ever need:
- *      KVM, disks, boot images, log, console, control socket, and the files of /proc and /sys that `stats` reads.
+ *   0  It is found out what this host allows (confine_plan_make()); --sandbox on and --seccomp on end here where something is
+ *      missing, the default goes on with the rest. Inherited descriptors are closed, but for those that options name. A small process
+ *      is split off that removes the VM's files in the end (run-sweeper.c), since nothing below can reach them any more. Then everything
+ *      is opened that the VM will ever need: KVM, disks, boot images, log, console, control socket, and the files of /proc and /sys that
+ *      `stats` reads.
  *   1  The process shrinks (confine_process()): limits, an empty root, another user, no capability, no way to regain any, Landlock.
  *   2  The loop's thread, which is the only one, puts itself under a filter of what this VM has no use for (confine-start.c),
  *      and under the system call filter of its kind.
@@ -14,8 +17,7 @@
  *   The first instruction of the guest comes after all of that.
  *
  * The empty root is a directory that is removed before it is entered: nobody can make a file in it, it holds nothing, and nothing
- * is left behind. Since no path leads out, files are not removed at the end either: NAME.lock and NAME.sock stay, unlocked, and
- * every command that looks for VMs removes those of VMs that have ended (rundir_clean()).
+ * is left behind.
  *
  * A VM with a vsock has the folder of its sockets for a root instead: give it one of its own.
  *
@@ -25,6 +27,25 @@
  *
  * The filters are compiled when sardine is built (make-filters.c), so that a start costs four system calls for them. Disk I/O by
  * io_uring does not pass them: the rings themselves are restricted (vmm/virtio-blk-engine.c).
+ *
+ * No user namespace gives an empty root to a VM that root did not start: there the uid of a client that is root would not be 0 any more,
+ * and Landlock holds what that root would.
+ *
+ * A new kind of thread
+ *
+ *   vmm/thread-kind.[ch]	its name; everything that goes by kind, the compiled programs included, follows from there
+ *   confine-threads.c		the list of tables that it needs; a call that is in no table yet gets its row in the file that makes it
+ *				(DEFINE_SYSCALLS), with the one argument that matters checked where there is one: ioctl() by its request
+ *   its start			the thread calls the thread_confine_fn with its kind before anything else (vmm/vcpu.c does)
+ *   test_confine.py		a column in CALLS: what it may do, and above all what it may not
+ *
+ * A thread begins under the filter of the one that starts it, and filters only add up. So either the loop's list takes the new tables
+ * in, too, as it does those of vCPUs and workers; or, when the loop is to have none of these calls (userfaultfd's and pagemap's ioctl(),
+ * memfd_create()), the thread is started before stage 2, in run_confine() of cmd-run.c, between confine_start_filter() and
+ * confine(THREAD_LOOP), and waits there for its work. What no VM without it needs is refused by the start's own program
+ * (confine-start.c): let it pass there when the VM has such a thread. Descriptors (pagemap, a daemon's socket) are opened in stage 0. A
+ * thread that is to connect anew cannot name a path any more: it needs an O_PATH descriptor of the socket's folder, a working directory
+ * of its own (unshare(CLONE_FS), fchdir()) before stage 1, and connect() allowed to it; or the other side connects to us.
  */
 #include "tools/run-confine.h"
 
@@ -42,6 +63,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "base/fs.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "filters.h"
@@ -49,6 +71,12 @@
 
 /* Descriptors: what the VM has, 64 clients, 16 readers, and those of transfers. Far below what select() or a table could hurt. */
 #define DESCRIPTORS_MAX 4096
+
+#ifdef SARDINE_SANITIZED
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
 
 static int number_or_minus(const char *text, uint32_t *ret)
 {
@@ -108,34 +136,84 @@ int confine_user_parse(const char *text, struct confine_user *ret, struct errmsg
 	return 0;
 }
 
-static int compare_fds(const void *a, const void *b)
-{
-	int x, y;
-
-	memcpy(&x, a, sizeof(x));
-	memcpy(&y, b, sizeof(y));
-	return (x > y) - (x < y);
-}
-
 void confine_inherited(const struct vm_config *config, int report_fd)
 {
 	int keep[1 + CONFIG_NETS_MAX] = {report_fd};
-	unsigned next = STDERR_FILENO + 1;
 
-	if (!config->sandbox)
-		return;
 	for (size_t i = 0; i < config->net_count; i++)
 		keep[1 + i] = (int)config->nets[i].tap_fd;
-	qsort(keep, 1 + config->net_count, sizeof(keep[0]), compare_fds);
-	for (size_t i = 0; i <= config->net_count; i++) {
-		if (keep[i] < (int)next)
-			continue;
-		if ((unsigned)keep[i] > next)
-			(void)!close_range(next, (unsigned)keep[i] - 1, 0);
-		next = (unsigned)keep[i] + 1;
-	}
-	/* Before 5.9 there is no such call; then they stay, as they did. */
-	(void)!close_range(next, UINT32_MAX, 0);
+	close_other_fds(keep, 1 + config->net_count, STDERR_FILENO + 1);
+}
+
+/* Of a container too: its right to chroot() may be gone. */
+static bool can_chroot(void)
+{
+	return geteuid() == 0 && prctl(PR_CAPBSET_READ, CAP_SYS_CHROOT) == 1;
+}
+
+static bool can_filter(void)
+{
+	uint32_t action = SECCOMP_RET_KILL_PROCESS;
+
+	return syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) == 0;
+}
+
+static int plan_sandbox(enum config_sandbox asked, struct confine_plan *plan, struct errmsg *err)
+{
+	plan->whole = asked == CONFIG_SANDBOX_ON;
+	plan->sandbox = plan->whole || (asked == CONFIG_SANDBOX_AUTO && !SANITIZED);
+	if (!plan->sandbox)
+		return 0;
+	plan->new_root = can_chroot();
+	plan->landlock = confine_landlock_abi() > 0;
+	if (!plan->whole)
+		return 0;
+	if (SANITIZED)
+		return errmsg_set(err, -ENOTSUP,
+				  "--sandbox on: not in a build with sanitizers, which need /proc");
+	if (!plan->new_root)
+		return errmsg_set(err, -ENOTSUP,
+				  "--sandbox on: only root can give a VM an empty root; --sandbox auto does "
+				  "what is possible");
+	if (!plan->landlock)
+		return errmsg_set(err, -ENOTSUP,
+				  "--sandbox on: this kernel has no Landlock (5.13, in the list of lsm=); "
+				  "--sandbox auto does "
+				  "what is possible");
+	return 0;
+}
+
+static int plan_seccomp(enum config_seccomp asked, struct confine_plan *plan, struct errmsg *err)
+{
+	bool may = !SANITIZED && (asked == CONFIG_SECCOMP_OFF || can_filter());
+
+	plan->asked = asked;
+	plan->seccomp = asked == CONFIG_SECCOMP_AUTO ? CONFIG_SECCOMP_ON : asked;
+	if (may)
+		return 0;
+	plan->seccomp = CONFIG_SECCOMP_OFF;
+	if (asked == CONFIG_SECCOMP_AUTO || asked == CONFIG_SECCOMP_OFF)
+		return 0;
+	return errmsg_set(err, -ENOTSUP, "--seccomp: %s; --seccomp off runs without",
+			  SANITIZED ? "not in a build with sanitizers, which need more system calls"
+				    : "this kernel has no seccomp filters");
+}
+
+int confine_plan_make(const struct vm_config *config, struct confine_plan *ret, struct errmsg *err)
+{
+	struct confine_plan plan = {0};
+	int r = plan_sandbox((enum config_sandbox)config->sandbox, &plan, err);
+
+	if (r == 0)
+		r = plan_seccomp((enum config_seccomp)config->seccomp, &plan, err);
+	if (r == 0)
+		*ret = plan;
+	return r;
+}
+
+bool confine_plan_any(const struct confine_plan *plan, const struct confine_user *user)
+{
+	return plan->sandbox || plan->seccomp != CONFIG_SECCOMP_OFF || user->given;
 }
 
 static int set_limits(struct errmsg *err)
@@ -197,14 +275,13 @@ static int open_vsock_folder(const char *path, struct errmsg *err)
 	return fd < 0 ? errmsg_set(err, -errno, "--vsock %s: %s", path, strerror(errno)) : fd;
 }
 
-/* Without the right to, the file system stays in sight: no error. */
-static int change_root(const struct vm_config *config, const struct rundir *dir, struct errmsg *err,
-		       bool *ret_done)
+/* Forbidden after all, by the seccomp filter of a container: the file system stays in sight. */
+static int change_root(const struct vm_config *config, const struct confine_plan *plan,
+		       const struct rundir *dir, struct errmsg *err, bool *ret_done)
 {
 	auto_fd fd = -1;
 
-	*ret_done = false;
-	if (prctl(PR_CAPBSET_READ, CAP_SYS_CHROOT) != 1 || geteuid() != 0)
+	if (!plan->new_root)
 		return 0;
 	fd = config->vsock.on ? open_vsock_folder(config->vsock.path, err) : make_empty_root(dir, err);
 	if (fd < 0)
@@ -212,7 +289,9 @@ static int change_root(const struct vm_config *config, const struct rundir *dir,
 	if (fchdir(fd) < 0)
 		return errmsg_set(err, -errno, "--sandbox: cannot enter the new root: %s", strerror(errno));
 	if (chroot(".") < 0)
-		return errno == EPERM ? 0 : errmsg_set(err, -errno, "--sandbox: chroot: %s", strerror(errno));
+		return errno == EPERM && !plan->whole
+			       ? 0
+			       : errmsg_set(err, -errno, "--sandbox: chroot: %s", strerror(errno));
 	*ret_done = true;
 	return 0;
 }
@@ -249,52 +328,67 @@ static int drop_capabilities(struct errmsg *err)
 	return 0;
 }
 
-int confine_process(const struct vm_config *config, const struct confine_user *user, const struct rundir *dir,
-		    const int *folders, size_t folder_count, struct errmsg *err, struct confine_done *ret)
+int confine_process(const struct vm_config *config, const struct confine_plan *plan,
+		    const struct confine_user *user, const struct rundir *dir, const int *folders,
+		    size_t folder_count, struct errmsg *err, struct confine_done *ret)
 {
+	struct confine_done done = {.sandbox = plan->sandbox, .seccomp = plan->seccomp};
 	int r = 0;
 
-	*ret = (struct confine_done){0};
-	if (config->sandbox)
+	if (plan->sandbox)
 		r = set_limits(err);
-	if (r == 0 && config->sandbox)
-		r = change_root(config, dir, err, &ret->new_root);
-	if (r == 0 && config->sandbox)
+	if (r == 0 && plan->sandbox)
+		r = change_root(config, plan, dir, err, &done.new_root);
+	if (r == 0 && plan->sandbox)
 		r = drop_bounding_set(err);
 	if (r == 0)
 		r = become(user, err);
-	if (r == 0 && config->sandbox)
+	if (r == 0 && plan->sandbox)
 		r = drop_capabilities(err);
 	/* Also what a filter needs that is set without privilege. */
-	if (r == 0 && (config->sandbox || config->seccomp != CONFIG_SECCOMP_OFF) &&
+	if (r == 0 && (plan->sandbox || plan->seccomp != CONFIG_SECCOMP_OFF) &&
 	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		r = errmsg_set(err, -errno, "--sandbox: no_new_privs: %s", strerror(errno));
-	if (r == 0 && config->sandbox)
-		r = confine_landlock(folders, folder_count, err, &ret->landlock);
+	if (r == 0 && plan->landlock) {
+		r = confine_landlock(folders, folder_count, err, &done.landlock_abi);
+		/* 16 rulesets of others are in force already, or a container's seccomp filter forbids it. */
+		if (r < 0 && !plan->whole)
+			r = 0;
+	}
+	done.uid = geteuid();
+	if (r == 0)
+		*ret = done;
 	return r;
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
+void confine_log_missing(const struct confine_plan *plan, const struct confine_done *done)
+{
+	const bool root = plan->sandbox && !done->new_root;
+	const bool landlock = plan->sandbox && !done->landlock_abi;
+	const bool filters =
+		plan->asked == CONFIG_SECCOMP_AUTO && !SANITIZED && done->seccomp == CONFIG_SECCOMP_OFF;
+	/* Either keeps files out of reach, so one of them missing is nothing to worry about. */
+	const bool files = root && landlock;
 
-#define PROGRAM(filter_)                                                                                     \
-	{                                                                                                    \
-		.len = ARRAY_SIZE(filter_), .filter = (struct sock_filter *)(uintptr_t)(filter_)             \
-	}
+	if (!root && !landlock && !filters)
+		return;
+	log_line(files || filters ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, "confined in part:%s%s%s%s%s",
+		 root ? " no empty root (root's right)" : "", root && landlock ? "," : "",
+		 landlock ? " no Landlock (the kernel's)" : "",
+		 filters ? " no seccomp filters (the kernel's)" : "",
+		 files ? ": the file system stays in sight" : "");
+}
 
 /* A thread that cannot be confined must not run. */
-static void enter(enum thread_kind kind, const struct sock_fprog *program)
+static void enter(enum thread_kind kind, const struct filter_program *p)
 {
+	const struct sock_fprog program = {
+		.len = p->count,
+		.filter = (struct sock_filter *)(uintptr_t)p->insns,
+	};
+
 	/* SPEC_ALLOW: nothing that a guest wrote is executed by us, so its threads need no slower loads (before 5.16). */
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, program) < 0) {
+	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program) < 0) {
 		log_error("seccomp: cannot confine a %s thread: %s; --seccomp off runs without",
 			  thread_kind_name(kind), strerror(errno));
 		abort();
@@ -303,31 +397,26 @@ static void enter(enum thread_kind kind, const struct sock_fprog *program)
 
 static void enter_to_be_killed(enum thread_kind kind)
 {
-	static const struct sock_fprog programs[] = {
-		[THREAD_LOOP] = PROGRAM(loop_kill),
-		[THREAD_VCPU] = PROGRAM(vcpu_kill),
-		[THREAD_WORKER] = PROGRAM(worker_kill),
-	};
-	_Static_assert(ARRAY_SIZE(programs) == THREAD_KINDS, "a program for each kind");
-
-	enter(kind, &programs[kind]);
+	_Static_assert(ARRAY_SIZE(programs_kill) == THREAD_KINDS, "a program for each kind");
+	enter(kind, &programs_kill[kind]);
 }
 
 static void enter_to_be_logged(enum thread_kind kind)
 {
-	static const struct sock_fprog programs[] = {
-		[THREAD_LOOP] = PROGRAM(loop_log),
-		[THREAD_VCPU] = PROGRAM(vcpu_log),
-		[THREAD_WORKER] = PROGRAM(worker_log),
-	};
-	_Static_assert(ARRAY_SIZE(programs) == THREAD_KINDS, "a program for each kind");
-
-	enter(kind, &programs[kind]);
+	_Static_assert(ARRAY_SIZE(programs_log) == THREAD_KINDS, "a program for each kind");
+	enter(kind, &programs_log[kind]);
 }
 
-thread_confine_fn confine_threads(const struct vm_config *config)
+thread_confine_fn confine_threads(enum config_seccomp mode)
 {
-	if (SANITIZED || config->seccomp == CONFIG_SECCOMP_OFF)
-		return NULL;
-	return config->seccomp == CONFIG_SECCOMP_LOG ? enter_to_be_logged : enter_to_be_killed;
+	switch (mode) {
+	case CONFIG_SECCOMP_ON:
+		return enter_to_be_killed;
+	case CONFIG_SECCOMP_LOG:
+		return enter_to_be_logged;
+	case CONFIG_SECCOMP_AUTO:
+	case CONFIG_SECCOMP_OFF:
+		break;
+	}
+	return NULL;
 }

@@ -7,6 +7,7 @@
 #include "base/log.h"
 
 struct run_control {
+	struct confine_done done;
 	thread_confine_fn confine; /* NULL: threads keep what they may do */
 	struct vm *vm;
 	struct console *console;
@@ -25,6 +26,18 @@ static json_t *console_json(struct console *console)
 			 "input_dropped_bytes", (json_int_t)c.input_dropped_bytes, "readers", (int)c.readers);
 }
 
+static json_t *confinement_json(const struct confine_done *done)
+{
+	static const char *const modes[] = {[CONFIG_SECCOMP_AUTO] = "off", /* not yet confined */
+					    [CONFIG_SECCOMP_ON] = "on",
+					    [CONFIG_SECCOMP_LOG] = "log",
+					    [CONFIG_SECCOMP_OFF] = "off"};
+
+	return json_pack("{s:b, s:b, s:i, s:s, s:I}", "sandbox", done->sandbox, "empty_root", done->new_root,
+			 "landlock_abi", done->landlock_abi, "seccomp", modes[done->seccomp], "uid",
+			 (json_int_t)done->uid);
+}
+
 static json_t *on_stats(void *arg)
 {
 	struct run_control *rc = arg;
@@ -32,7 +45,8 @@ static json_t *on_stats(void *arg)
 
 	if (!stats)
 		return NULL;
-	if (json_array_append_new(json_object_get(stats, "devices"), console_json(rc->console)) < 0) {
+	if (json_array_append_new(json_object_get(stats, "devices"), console_json(rc->console)) < 0 ||
+	    json_object_set_new(stats, "confinement", confinement_json(&rc->done)) < 0) {
 		json_decref(stats);
 		return NULL;
 	}
@@ -149,8 +163,10 @@ int run_control_new(struct io_loop *loop, const char *path, struct vm *vm, struc
 	return 0;
 }
 
-void run_control_confined(struct run_control *rc, thread_confine_fn confine, bool leave_file)
+void run_control_confined(struct run_control *rc, const struct confine_done *done, thread_confine_fn confine,
+			  bool leave_file)
 {
+	rc->done = *done;
 	rc->confine = confine;
 	if (leave_file)
 		control_leave_file(rc->control);

@@ -3,6 +3,7 @@
 #ifndef SARDINE_TOOLS_RUN_CONTROL_H
 #define SARDINE_TOOLS_RUN_CONTROL_H
 
+#include "tools/run-confine.h"
 #include "vmm/console.h"
 #include "vmm/control.h"
 #include "vmm/vm.h"
@@ -23,8 +24,9 @@ int run_control_new(struct io_loop *loop, const char *path, struct vm *vm, struc
 		    const char *name, struct errmsg *err, struct run_control **ret) must_check;
 void run_control_free(struct run_control *rc);
 
-/* The process is confined: threads call @confine first, and the socket's file is left in the end if @leave_file. */
-void run_control_confined(struct run_control *rc, thread_confine_fn confine, bool leave_file);
+/* The process is confined, as @done says: threads call @confine first, and the socket's file is left in the end if @leave_file. */
+void run_control_confined(struct run_control *rc, const struct confine_done *done, thread_confine_fn confine,
+			  bool leave_file);
 DEFINE_CLEANUP(struct run_control, run_control_free)
 
 /* As control_stop(), control_rebooted() and control_ended(). */

@@ -78,6 +78,18 @@ static int device_from_json(struct vm_config *config, const struct config_key *k
 	return config_object_set_json(key->object, member, label, value, err);
 }
 
+/* A choice between "on", "off" and more takes true and false for the two, as a switch does. */
+static bool is_switch(const struct config_key *key)
+{
+	bool on = false, off = false;
+
+	for (size_t i = 0; key->choices[i]; i++) {
+		on |= strcmp(key->choices[i], "on") == 0;
+		off |= strcmp(key->choices[i], "off") == 0;
+	}
+	return on && off;
+}
+
 static int key_from_json(struct vm_config *config, const struct config_key *key, const char *label,
 			 json_t *value, struct errmsg *err)
 {
@@ -102,12 +114,17 @@ static int key_from_json(struct vm_config *config, const struct config_key *key,
 		return list_from_json(config, key, label, value, err);
 	case CONFIG_KIND_DEVICE:
 		return device_from_json(config, key, label, value, err);
+	case CONFIG_KIND_CHOICE:
+		if (json_is_boolean(value) && is_switch(key))
+			return config_set(config, key, label, json_is_true(value) ? "on" : "off", err);
+		if (!json_is_string(value))
+			return config_wrong_type(label, "a string", err);
+		break;
 	case CONFIG_KIND_NAME:
 	case CONFIG_KIND_STRING:
 	case CONFIG_KIND_PATH:
 	case CONFIG_KIND_LEVEL:
 	case CONFIG_KIND_CONSOLE:
-	case CONFIG_KIND_CHOICE:
 		if (!json_is_string(value))
 			return config_wrong_type(label, "a string", err);
 		break;

@@ -38,8 +38,14 @@
 
 static const char *const action_names[] = {[CONFIG_RESTART] = "restart", [CONFIG_EXIT] = "exit", NULL};
 
-static const char *const seccomp_names[] = {
-	[CONFIG_SECCOMP_ON] = "on", [CONFIG_SECCOMP_LOG] = "log", [CONFIG_SECCOMP_OFF] = "off", NULL};
+static const char *const sandbox_names[] = {
+	[CONFIG_SANDBOX_AUTO] = "auto", [CONFIG_SANDBOX_ON] = "on", [CONFIG_SANDBOX_OFF] = "off", NULL};
+
+static const char *const seccomp_names[] = {[CONFIG_SECCOMP_AUTO] = "auto",
+					    [CONFIG_SECCOMP_ON] = "on",
+					    [CONFIG_SECCOMP_LOG] = "log",
+					    [CONFIG_SECCOMP_OFF] = "off",
+					    NULL};
 
 const struct config_key config_keys[] = {
 	KEY("name", "--name", NAME, name),
@@ -61,7 +67,7 @@ const struct config_key config_keys[] = {
 	KEY("detach", "--detach", SWITCH, detach),
 	KEY("stop_timeout", "--stop-timeout", COUNT, stop_timeout_s),
 	KEY("user", "--user", STRING, user),
-	KEY("sandbox", "--sandbox", SWITCH, sandbox),
+	CHOICE("sandbox", "--sandbox", sandbox, sandbox_names),
 	CHOICE("seccomp", "--seccomp", seccomp, seccomp_names),
 	KEY("cgroup", "--cgroup", PATH, cgroup),
 	KEY("log_file", "--log-file", PATH, log_file),
@@ -94,7 +100,8 @@ int vm_config_init(struct vm_config *config)
 		.console = CONSOLE_STDIO,
 		.on_reboot = CONFIG_RESTART,
 		.on_crash = CONFIG_EXIT,
-		.seccomp = CONFIG_SECCOMP_OFF,
+		.sandbox = CONFIG_SANDBOX_AUTO,
+		.seccomp = CONFIG_SECCOMP_AUTO,
 		.stop_timeout_s = CONFIG_STOP_TIMEOUT_S,
 		.log_level = LOG_LEVEL_INFO,
 	};

@@ -28,8 +28,11 @@
 /* What follows a reset by the guest, and a crash. */
 enum config_action { CONFIG_RESTART, CONFIG_EXIT };
 
-/* What happens to a thread that makes a system call which is not listed for it. */
-enum config_seccomp { CONFIG_SECCOMP_ON, CONFIG_SECCOMP_LOG, CONFIG_SECCOMP_OFF };
+/* Auto is what this host and the caller's rights allow; on is all of it, or no VM. */
+enum config_sandbox { CONFIG_SANDBOX_AUTO, CONFIG_SANDBOX_ON, CONFIG_SANDBOX_OFF };
+
+/* What happens to a thread that makes a system call which is not listed for it. Auto: as on, where the kernel can. */
+enum config_seccomp { CONFIG_SECCOMP_AUTO, CONFIG_SECCOMP_ON, CONFIG_SECCOMP_LOG, CONFIG_SECCOMP_OFF };
 
 enum console_kind { CONSOLE_STDIO, CONSOLE_NONE, CONSOLE_FILE, CONSOLE_UNIX, CONSOLE_KINDS };
 
@@ -95,17 +98,17 @@ struct vm_config {
 	unsigned on_crash;
 	unsigned stop_timeout_s; /* from the power button by a signal to the kill */
 	char *user;		 /* NULL: stay; NAME[:GROUP] */
-	bool sandbox;
-	unsigned seccomp; /* enum config_seccomp */
-	char *cgroup;	  /* NULL: stay */
-	char *log_file;	  /* NULL: stderr (detached: NAME.log in the runtime directory) */
+	unsigned sandbox;	 /* enum config_sandbox */
+	unsigned seccomp;	 /* enum config_seccomp */
+	char *cgroup;		 /* NULL: stay */
+	char *log_file;		 /* NULL: stderr (detached: NAME.log in the runtime directory) */
 	enum log_level log_level;
 	char *cache_dir; /* NULL: the default of boot_cache_open() */
 };
 
 /**
  * vm_config_init() - Set the defaults: 256 MiB, 1 vCPU, console stdio, mergeable off, kaslr off, rng and balloon
- * on, log level info, "console=ttyS0 panic=-1", reboot restarts, crash exits.
+ * on, log level info, "console=ttyS0 panic=-1", reboot restarts, crash exits, sandbox and seccomp auto.
  *
  * Return: 0 or -ENOMEM.
  */

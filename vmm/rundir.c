@@ -14,8 +14,8 @@
 #include "base/size.h"
 
 #define RUNDIR_DEFAULT "/run/sardine"
-/* rundir_clean() of another process may hold a name's lock for a moment; a claim waits that long. */
-#define CLAIM_TRIES	   20
+/* rundir_clean() of another process, or what removes a dead VM's files, may hold a name's lock for a moment; a claim waits that long. */
+#define CLAIM_TRIES	   100
 #define CLAIM_RETRY_NS	   (2 * 1000 * 1000)
 #define RUNDIR_ENTRIES_MAX 65536
 #define RUNDIR_NAME_SPACE  (CONFIG_NAME_MAX + sizeof(".lock"))
@@ -266,6 +266,11 @@ void rundir_release(struct rundir_name *held)
 	if (lock_current(held->dir, file, held->fd))
 		(void)!unlinkat(held->dir->fd, file, 0);
 	rundir_name_forget(held);
+}
+
+int rundir_name_fd(const struct rundir_name *held)
+{
+	return held->fd;
 }
 
 void rundir_name_forget(struct rundir_name *held)

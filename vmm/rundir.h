@@ -86,7 +86,10 @@ int rundir_name_set_pid(struct rundir_name *held) must_check;
 /* Remove NAME.sock and NAME.lock and let go of the name. NULL is allowed. */
 void rundir_release(struct rundir_name *held);
 
-/* Close in a parent after fork(): the child keeps the name. NULL is allowed. */
+/* The descriptor of the lock, which stays the name's: for who closes all others. */
+int rundir_name_fd(const struct rundir_name *held);
+
+/* Close in one of two processes after fork(): the other one keeps the name. NULL is allowed. */
 void rundir_name_forget(struct rundir_name *held);
 
 struct rundir_entry {

@@ -209,6 +209,27 @@ TEST(restarts)
 	vm_config_done(&f.config);
 }
 
+TEST(confinement)
+{
+	struct fixture f;
+
+	begin(&f);
+	assert_int_equal(f.config.sandbox, CONFIG_SANDBOX_AUTO);
+	assert_int_equal(f.config.seccomp, CONFIG_SECCOMP_AUTO);
+	assert_int_equal(set_and_check(&f, "sandbox", "on"), 0);
+	assert_int_equal(f.config.sandbox, CONFIG_SANDBOX_ON);
+	/* It was a switch first; what is on and off may be said so. */
+	assert_int_equal(apply_json(&f, "{\"sandbox\": false, \"seccomp\": true}"), 0);
+	assert_int_equal(f.config.sandbox, CONFIG_SANDBOX_OFF);
+	assert_int_equal(f.config.seccomp, CONFIG_SECCOMP_ON);
+	assert_int_equal(apply_json(&f, "{\"sandbox\": \"auto\", \"seccomp\": \"log\"}"), 0);
+	assert_int_equal(f.config.sandbox, CONFIG_SANDBOX_AUTO);
+	assert_int_equal(f.config.seccomp, CONFIG_SECCOMP_LOG);
+	assert_int_equal(apply_json(&f, "{\"on_crash\": true}"), -EINVAL);
+	assert_int_equal(apply_json(&f, "{\"sandbox\": 1}"), -EINVAL);
+	vm_config_done(&f.config);
+}
+
 TEST(random_numbers)
 {
 	struct fixture f;
@@ -463,21 +484,14 @@ TEST(files)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(refused_texts),
-		cmocka_unit_test(taken_at_the_limits),
-		cmocka_unit_test(missing),
-		cmocka_unit_test(disks),
-		cmocka_unit_test(random_numbers),
-		cmocka_unit_test(vsock),
-		cmocka_unit_test(balloon),
-		cmocka_unit_test(refused_device_changes_nothing),
-		cmocka_unit_test(restarts),
-		cmocka_unit_test(refused_json),
-		cmocka_unit_test(printed_is_taken_back),
-		cmocka_unit_test(later_wins),
-		cmocka_unit_test(files),
-		cmocka_unit_test(network),
-		cmocka_unit_test(devices_are_counted),
+		cmocka_unit_test(refused_texts),  cmocka_unit_test(taken_at_the_limits),
+		cmocka_unit_test(missing),	  cmocka_unit_test(disks),
+		cmocka_unit_test(random_numbers), cmocka_unit_test(vsock),
+		cmocka_unit_test(balloon),	  cmocka_unit_test(refused_device_changes_nothing),
+		cmocka_unit_test(restarts),	  cmocka_unit_test(confinement),
+		cmocka_unit_test(refused_json),	  cmocka_unit_test(printed_is_taken_back),
+		cmocka_unit_test(later_wins),	  cmocka_unit_test(files),
+		cmocka_unit_test(network),	  cmocka_unit_test(devices_are_counted),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -60,10 +60,10 @@ static int under_landlock(const struct place *p, attempt_fn attempt)
 	if (pid == 0) {
 		const int folders[] = {-1, p->logs};
 		struct errmsg err;
-		bool on;
+		int abi_now;
 
 		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-		    confine_landlock(folders, ARRAY_SIZE(folders), &err, &on) < 0 || !on)
+		    confine_landlock(folders, ARRAY_SIZE(folders), &err, &abi_now) < 0 || !abi_now)
 			_exit(255);
 		_exit(-attempt(p));
 	}
