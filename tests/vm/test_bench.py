@@ -28,9 +28,11 @@ class Bench(unittest.TestCase):
     def test_cost(self):
         # 1: not within the bars, which a busy machine may well be.
         got = bench("vmm-cost", "--starts", "3", "--idle", "0.5", "--settle", "0.5", codes=(0, 1))
-        for key in ("private_kib", "private_second_kib", "vmpte_kib", "socket_ms", "idle_wakeups_per_s"):
-            self.assertIsInstance(got[key], (int, float), key)
-            self.assertGreaterEqual(got[key], 0, key)
+        self.assertEqual(set(got["socket_ms_confined"]), {"off", "sandbox", "seccomp", "both"})
+        figures = got | {f"confined {name}": ms for name, ms in got["socket_ms_confined"].items()}
+        for key in ("private_kib", "private_second_kib", "vmpte_kib", "sweeper_kib", "socket_ms", "idle_wakeups_per_s", "confined both"):
+            self.assertIsInstance(figures[key], (int, float), key)
+            self.assertGreaterEqual(figures[key], 0, key)
         # Whatever it is, a VM has a stack, a heap, and its program's data.
         self.assertGreater(got["private_kib"], got["private_second_kib"])
         self.assertGreater(got["private_second_kib"], 50)
