@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -63,6 +64,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	if (dump.size <= DECODED_MAX)
 		analyze(&dump);
+	dump_file_check(&dump);
+	require(!dump.problem.text[0]);
+	require(ftruncate(fd, (off_t)size + (size % 2 ? 1 : -1)) == 0);
+	dump_file_check(&dump);
+	require(strstr(dump.problem.text, size % 2 ? " grew " : " shrank "));
 	dump_file_done(&dump);
 	return 0;
 }

@@ -22,6 +22,7 @@ def dump_seeds():
     seeds |= {"elf-near": dumps.elf_core(near), "elf32-near": dumps.elf_core(near, wide=False), "lime-near": dumps.lime(near)}
     for name, packed in dumps.compressed(seeds["lime"]).items():
         seeds[name] = packed
+    seeds["makedumpfile"] = b"KDUMP   " + whole[:64]
     return seeds
 
 
