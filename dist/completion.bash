@@ -4,7 +4,8 @@
 
 # Option names with "=" take a value.
 declare -gA _sardine_options=(
-	[run]='--balloon= --cache-dir= --cgroup= --cmdline= --config= --console= --cpus= --detach --disk= --dry-run --initrd= --json
+	[run]='--balloon= --cache-dir= --cgroup= --cmdline= --config= --console= --cpus= --daemon= --detach --disk= --dry-run
+		--engine= --initrd= --json
 		--kaslr= --kernel= --log-file= --log-level= --mem= --mergeable= --name= --net= --on-crash= --on-reboot= --rng=
 		--sandbox= --seccomp= --stop-timeout= --user= --vsock='
 	[ps]='--json'
@@ -57,12 +58,13 @@ _sardine_parts() {
 # The value of option $1.
 _sardine_value() {
 	case $1 in
-	--kernel | --initrd | --config | --log-file | --plot | --sketch) _sardine_files ;;
+	--kernel | --initrd | --config | --daemon | --log-file | --plot | --sketch) _sardine_files ;;
 	--cache-dir | --cgroup) _sardine_files -d ;;
 	--kaslr | --mergeable) _sardine_offer 'on off' ;;
 	--balloon) _sardine_parts 'on off size= stats=on stats=off deflate-on-oom=on deflate-on-oom=off reporting=on reporting=off poison=on poison=off stats-interval=' ;;
 	--net) _sardine_parts 'tap= tap-fd= mac= mtu= bw= iops=' ;;
 	--vsock) _sardine_parts 'cid= path= bw= iops=' ;;
+	--engine) _sardine_offer 'auto store local off' ;;
 	--sandbox) _sardine_offer 'auto on off' ;;
 	--seccomp) _sardine_offer 'auto on log off' ;;
 	--user) mapfile -t COMPREPLY < <(compgen -u -- "$cur") ;;

@@ -47,6 +47,10 @@ static const char *const seccomp_names[] = {[CONFIG_SECCOMP_AUTO] = "auto",
 					    [CONFIG_SECCOMP_OFF] = "off",
 					    NULL};
 
+static const char *const engine_names[] = {
+	[CONFIG_ENGINE_AUTO] = "auto", [CONFIG_ENGINE_STORE] = "store",
+	[CONFIG_ENGINE_LOCAL] = "local", [CONFIG_ENGINE_OFF] = "off", NULL};
+
 const struct config_key config_keys[] = {
 	KEY("name", "--name", NAME, name),
 	KEY("kernel", "--kernel", PATH, kernel),
@@ -57,6 +61,8 @@ const struct config_key config_keys[] = {
 	LIST("disks", "--disk", disk, config_disk, CONFIG_DISKS_MAX),
 	LIST("nets", "--net", net, config_net, CONFIG_NETS_MAX),
 	KEY("console", "--console", CONSOLE, console),
+	CHOICE("engine", "--engine", engine, engine_names),
+	KEY("daemon", "--daemon", PATH, daemon),
 	KEY("mergeable", "--mergeable", SWITCH, mergeable),
 	KEY("kaslr", "--kaslr", SWITCH, kaslr),
 	DEVICE("vsock", "--vsock", vsock, config_vsock),
@@ -147,6 +153,7 @@ void vm_config_done(struct vm_config *config)
 	free(config->initrd);
 	free(config->cmdline);
 	free(config->console_path);
+	free(config->daemon);
 	free(config->user);
 	free(config->cgroup);
 	free(config->log_file);

@@ -34,6 +34,14 @@ enum config_sandbox { CONFIG_SANDBOX_AUTO, CONFIG_SANDBOX_ON, CONFIG_SANDBOX_OFF
 /* What happens to a thread that makes a system call which is not listed for it. Auto: as on, where the kernel can. */
 enum config_seccomp { CONFIG_SECCOMP_AUTO, CONFIG_SECCOMP_ON, CONFIG_SECCOMP_LOG, CONFIG_SECCOMP_OFF };
 
+/* Who finds equal pages of the VM and shares them. */
+enum config_engine {
+	CONFIG_ENGINE_AUTO,  /* our store where this host can, else nobody */
+	CONFIG_ENGINE_STORE, /* our store, or the VM does not start */
+	CONFIG_ENGINE_LOCAL, /* the same, inside this VM only: no daemon */
+	CONFIG_ENGINE_OFF,
+};
+
 enum console_kind { CONSOLE_STDIO, CONSOLE_NONE, CONSOLE_FILE, CONSOLE_UNIX, CONSOLE_KINDS };
 
 struct disk_config {
@@ -88,6 +96,8 @@ struct vm_config {
 	enum console_kind console;
 	bool console_chosen; /* asked for, not the default */
 	char *console_path;  /* of CONSOLE_FILE and CONSOLE_UNIX */
+	unsigned engine; /* enum config_engine */
+	char *daemon;	 /* the path of its socket; NULL: where it is by default */
 	bool mergeable;
 	bool kaslr;
 	struct vsock_config vsock;
@@ -107,8 +117,13 @@ struct vm_config {
 };
 
 /**
+<<<<<<< HEAD
  * vm_config_init() - Set the defaults: 256 MiB, 1 vCPU, console stdio, mergeable off, kaslr off, rng and balloon
  * on, log level info, "console=ttyS0 panic=-1", reboot restarts, crash exits, sandbox and seccomp auto.
+=======
+ * vm_config_init() - Set the defaults: 256 MiB, 1 vCPU, console stdio, engine auto, mergeable off, kaslr
+ * off, rng and balloon on, log level info, "console=ttyS0 panic=-1", reboot restarts, crash exits.
+>>>>>>> 7da2406 (config: who shares equal pages, and where the daemon is)
  *
  * Return: 0 or -ENOMEM.
  */

@@ -15,7 +15,7 @@ CONFIG = {"name": "web1", "kernel": "/boot/vmlinuz", "initrd": "initrd.img", "cm
 OPTIONS = ["name web1", "kernel /boot/vmlinuz", "initrd i", "cmdline a b", "mem 1G", "cpus 4",
            "disk path=/a,,b,ro,direct=on,serial=S", "disk path=b", "net tap=t0,mac=52:54:00:12:34:56,mtu=1400,bw=1M,iops=9",
            "net tap-fd=5", "console stdio", "console none", "console file:/x",
-           "console unix:y", "mergeable on", "kaslr off", "balloon off", "detach on", "stop-timeout 9", "cgroup /g",
+           "console unix:y", "engine store", "daemon /d", "mergeable on", "kaslr off", "balloon off", "detach on", "stop-timeout 9", "cgroup /g",
            "log-file /l", "log-level warn", "cache-dir /c"]
 
 

@@ -397,7 +397,7 @@ TEST(printed_is_taken_back)
 	assert_int_equal(
 		apply_json(
 			&a,
-			"{\"initrd\": \"i\", \"mem\": \"3G\", \"cpus\": 4, \"mergeable\": true,"
+			"{\"initrd\": \"i\", \"mem\": \"3G\", \"cpus\": 4, \"engine\": \"local\", \"daemon\": \"s\", \"mergeable\": true,"
 			" \"kaslr\": true, \"balloon\": false, \"vsock\": {\"cid\": 3, \"path\": \"v\"}, "
 			"\"rng\": {\"bw\": \"2M\", \"iops\": 9}, "
 			"\"cgroup\": \"c\", \"log_level\": \"debug\","
@@ -412,6 +412,8 @@ TEST(printed_is_taken_back)
 	assert_int_equal(a.config.console, CONSOLE_NONE); /* detached, and none was chosen */
 	assert_string_equal(a.config.initrd, "/here/i");
 	assert_string_equal(a.config.cgroup, "/here/c");
+	assert_string_equal(a.config.daemon, "/here/s");
+	assert_int_equal(a.config.engine, CONFIG_ENGINE_LOCAL);
 	assert_string_equal(a.config.disks[0].path, "/here/d");
 	assert_string_equal(a.config.disks[1].path, "/e,f");
 	assert_string_equal(a.config.kernel, "/boot/vmlinuz");

@@ -114,6 +114,10 @@ class BadInput(BadInputTest):
     def test_console_stdio_detached(self):
         return ["--console", "stdio", "--detach"]
 
+    @row(2, "--engine magic", "auto, store, local or off")
+    def test_engine_unknown(self):
+        return ["--engine", "magic"]
+
     @row(2, "--mergeable maybe", "on", "off")
     def test_switch_unknown(self):
         return ["--mergeable", "maybe"]

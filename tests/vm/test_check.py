@@ -87,7 +87,7 @@ class DryRun(SardineTest):
     def test_round_trip(self):
         first = self.dry("--name", "web1", "--kernel", "vmlinuz", "--initrd", "../initrd", "--cmdline", 'a="b c"',
                          "--mem", "1G", "--cpus", "3", "--disk", "path=a,,b.img,ro,serial=S1", "--disk",
-                         "path=/c.img,direct=on", "--console", "unix:c.sock", "--mergeable", "on", "--kaslr", "on",
+                         "path=/c.img,direct=on", "--console", "unix:c.sock", "--engine", "local", "--daemon", "d.sock", "--mergeable", "on", "--kaslr", "on",
                          "--rng", "bw=1M,iops=50", "--vsock", "cid=7,path=v", "--balloon", "off", "--detach", "--cgroup", "/sys/fs/cgroup/x", "--log-level", "debug",
                          "--log-file", "l", "--cache-dir", "k", "--stop-timeout", "5")
         self.assertEqual(first["kernel"], f"{self.dir}/vmlinuz")
@@ -96,6 +96,7 @@ class DryRun(SardineTest):
         self.assertEqual(first["mem"], 1 << 30)
         self.assertEqual(first["vsock"], {"cid": 7, "path": f"{self.dir}/v", "bw": 0, "iops": 0})
         self.assertEqual(first["rng"], {"bw": 1 << 20, "iops": 50})
+        self.assertEqual((first["engine"], first["daemon"]), ("local", f"{self.dir}/d.sock"))
         self.assertTrue(first["detach"])
         path = self.dir / "config.json"
         path.write_text(json.dumps(first))
