@@ -29,6 +29,7 @@ int cmd_console(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 int cmd_balloon(int argc, char **argv);
 int cmd_dump(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 int cmd_analyze(int argc, char **argv);
 
 /**

@@ -30,6 +30,7 @@ static const struct verb {
 	{"dump", "write a VM's memory to a file", cmd_dump},
 	{"merge", "share what can be shared, now", cmd_merge},
 	{"replay", "run guest memory without a guest, to measure and to test", cmd_replay},
+	{"bench", "measure what sharing is worth and what it costs", cmd_bench},
 	{"check", "say what this host can do for VMs", cmd_check},
 	{"analyze", "say exactly what sharing identical pages would save", cmd_analyze},
 };
