@@ -18,6 +18,9 @@ declare -gA _sardine_options=(
 	[stats]='--json --watch='
 	[balloon]='--json --wait='
 	[dump]='--format= --json'
+	[merge]='--all --json --timeout='
+	[replay]='--cgroup= --check --engine= --image= --json --manual --mem= --name= --seed= --synthetic= --thp= --write-rate= --write-set='
+	[bench]='--content= --engines= --json --limit= --mem= --thp= --vms='
 	[check]='--json'
 	[analyze]='--all-vms --compare --every= --json --page-size= --pid= --plot= --rounds= --sample= --sizes --sketch= --threads='
 )
@@ -55,10 +58,13 @@ _sardine_parts() {
 	compopt -o nospace 2>/dev/null
 }
 
-# The value of option $1.
+# The value of option $1 of verb $2.
 _sardine_value() {
+	case $2$1 in
+	replay--engine) _sardine_offer 'off local ksm'; return ;;
+	esac
 	case $1 in
-	--kernel | --initrd | --config | --daemon | --log-file | --plot | --sketch) _sardine_files ;;
+	--kernel | --initrd | --config | --daemon | --log-file | --plot | --sketch | --image) _sardine_files ;;
 	--cache-dir | --cgroup) _sardine_files -d ;;
 	--kaslr | --mergeable) _sardine_offer 'on off' ;;
 	--balloon) _sardine_parts 'on off size= stats=on stats=off deflate-on-oom=on deflate-on-oom=off reporting=on reporting=off poison=on poison=off stats-interval=' ;;
@@ -67,6 +73,10 @@ _sardine_value() {
 	--engine) _sardine_offer 'auto store local off' ;;
 	--sandbox) _sardine_offer 'auto on off' ;;
 	--seccomp) _sardine_offer 'auto on log off' ;;
+	--thp) _sardine_offer 'on off' ;;
+	--synthetic) _sardine_offer 'guests clones runs scattered unique' ;;
+	--content) _sardine_offer 'images: synthetic:' ;;
+	--engines) _sardine_offer 'ksmd-default ksmd-fastest' ;;
 	--user) mapfile -t COMPREPLY < <(compgen -u -- "$cur") ;;
 	--on-reboot | --on-crash) _sardine_offer 'restart exit' ;;
 	--rng) _sardine_parts 'on off bw= iops=' ;;
@@ -81,8 +91,9 @@ _sardine_value() {
 # What is not an option.
 _sardine_argument() {
 	case $1 in
-	stop | kill | pause | resume | wait | console | stats | balloon) _sardine_vms ;;
+	stop | kill | pause | resume | wait | console | stats | balloon | merge) _sardine_vms ;;
 	dump) if ((2 == COMP_CWORD)); then _sardine_vms; else _sardine_files; fi ;;
+	bench) _sardine_offer 'merge' ;;
 	analyze) _sardine_files ;;
 	esac
 }
@@ -102,7 +113,7 @@ _sardine() {
 		prev=${COMP_WORDS[COMP_CWORD - 2]}
 	fi
 	if [[ $prev == --* && " ${_sardine_options[$verb]} " == *[[:space:]]"$prev="[[:space:]]* ]]; then
-		_sardine_value "$prev"
+		_sardine_value "$prev" "$verb"
 	elif [[ $cur == -* ]]; then
 		_sardine_offer "${_sardine_options[$verb]} --help --usage"
 		[[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace 2>/dev/null

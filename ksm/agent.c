@@ -81,6 +81,9 @@ static void publish(struct agent *a)
 	s->scattered = a->frame_counts[PAGE_STATE_MATCHED];
 	s->table_bytes = agent_frames_bytes(a);
 	extent_applier_stats(a->applier, &s->apply);
+	s->shares = (struct store_shares){0};
+	if (a->link->ops->shares)
+		a->link->ops->shares(a->link, &s->shares);
 	pthread_mutex_lock(&a->mutex);
 	a->published = *s;
 	pthread_mutex_unlock(&a->mutex);

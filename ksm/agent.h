@@ -96,6 +96,7 @@ struct agent_stats {
 	uint64_t errors;      /* passes that ended early; the last one's errno: */
 	int last_error;
 	struct extent_stats apply;
+	struct store_shares shares; /* of the store, at the end of the last pass */
 };
 /* Any thread. */
 void agent_stats(struct agent *a, struct agent_stats *ret);

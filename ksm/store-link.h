@@ -3,6 +3,7 @@
 #ifndef SARDINE_KSM_STORE_LINK_H
 #define SARDINE_KSM_STORE_LINK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,6 +21,14 @@
  * (2 s), after which the daemon counts as dead. No call fails because the daemon is gone.
  */
 struct store_link;
+
+/* What all users of a store come to: each VM's part of what is saved follows from it (docs/stats.md). */
+struct store_shares {
+	bool known;
+	uint64_t mappings; /* of its pages, by all VMs */
+	uint64_t saved;	   /* of these, beyond the first of each page */
+	uint64_t bytes;	   /* index and records, where they are this process's */
+};
 
 struct store_link_ops {
 	const char *(*name)(const struct store_link *l); /* for statistics: "local", "sardined" */
@@ -41,6 +50,8 @@ struct store_link_ops {
 		      void *ctx);
 	/* A descriptor that is readable when events may have come, or -1. */
 	int (*poll_fd)(const struct store_link *l);
+	/* What the whole store comes to. Never waits. NULL: the link does not tell. */
+	void (*shares)(const struct store_link *l, struct store_shares *ret);
 };
 
 struct store_link {

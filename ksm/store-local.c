@@ -221,6 +221,17 @@ static int local_poll_fd(const struct store_link *l)
 	return -1;
 }
 
+static void local_shares(const struct store_link *link, struct store_shares *ret)
+{
+	struct store_stats s;
+
+	store_stats(local_of((struct store_link *)(uintptr_t)link)->store, &s);
+	*ret = (struct store_shares){.known = true,
+				     .mappings = s.mappings,
+				     .saved = s.pages_saved,
+				     .bytes = s.index_bytes + s.table_bytes};
+}
+
 static const struct store_link_ops local_ops = {
 	.name = local_name,
 	.free = local_free,
@@ -231,6 +242,7 @@ static const struct store_link_ops local_ops = {
 	.refs = local_refs,
 	.events = local_events,
 	.poll_fd = local_poll_fd,
+	.shares = local_shares,
 };
 
 int store_link_local_new(const struct store_link_config *config, struct errmsg *err,

@@ -33,6 +33,7 @@ enum {
 	OPT_ENGINE,
 	OPT_THP,
 	OPT_CGROUP,
+	OPT_MANUAL,
 	OPT_CHECK,
 };
 
@@ -93,7 +94,7 @@ static void set_engine(struct args *a, const char *arg)
 			return;
 		}
 	}
-	wrong(a, "engine", arg, "must be off or ksm");
+	wrong(a, "engine", arg, "must be off, local or ksm");
 }
 
 static void set_thp(struct args *a, const char *arg)
@@ -146,6 +147,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPT_THP:
 		set_thp(a, arg);
+		return 0;
+	case OPT_MANUAL:
+		a->vm.manual = true;
 		return 0;
 	case OPT_CGROUP:
 		a->cgroup = arg;
@@ -345,8 +349,9 @@ int cmd_replay(int argc, char **argv)
 		    "of what is unique, of where copies lie and of what is written (default 1)"),
 		ROW("write-rate", OPT_WRITE_RATE, "N", "write so many times a second (default 0)"),
 		ROW("write-set", OPT_WRITE_SET, "SHARE", "in this share of the memory (default 0.1)"),
-		ROW("engine", OPT_ENGINE, "off|ksm",
-		    "what shares equal pages: nothing (default), the kernel's KSM"),
+		ROW("engine", OPT_ENGINE, "off|local|ksm",
+		    "what shares equal pages: nothing, our store inside this VM (default), the kernel's KSM"),
+		ROW("manual", OPT_MANUAL, NULL, "look for what to share only when asked by `merge`"),
 		ROW("thp", OPT_THP, "on|off", "transparent huge pages; as the host is set unless given"),
 		ROW("cgroup", OPT_CGROUP, "DIR", "join this control group first"),
 		ROW("check", OPT_CHECK, NULL, "check every byte of the replay VM NAME that runs, and end"),
@@ -366,8 +371,9 @@ int cmd_replay(int argc, char **argv)
 		       "error) or it was "
 		       "killed, 2 wrong command line, 77 this host cannot.",
 	};
-	struct args a = {
-		.vm = {.load = {.seed = 1, .stopped = run_signals_pending}, .write_parts = PARTS_DEFAULT}};
+	struct args a = {.vm = {.load = {.seed = 1, .stopped = run_signals_pending},
+				.write_parts = PARTS_DEFAULT,
+				.engine = REPLAY_ENGINE_LOCAL}};
 
 	argp_parse(&argp, argc, argv, 0, NULL, &a);
 	check_args(&a);

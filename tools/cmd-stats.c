@@ -127,6 +127,26 @@ static void print_confinement(const json_t *c)
 	       (long long)json_integer_value(json_object_get(c, "uid")));
 }
 
+static void print_engine(const json_t *engine)
+{
+	const json_t *hold = json_object_get(engine, "hold");
+
+	if (!engine)
+		return;
+	printf("engine %s %s cpu_s=%.3f", json_string_value(json_object_get(engine, "link")),
+	       json_string_value(json_object_get(engine, "tracker")),
+	       json_number_value(json_object_get(engine, "cpu_s")));
+	print_members(engine);
+	printf("  frames");
+	print_members(json_object_get(engine, "frames"));
+	printf("  holds p50_us=%.0f p99_us=%.0f p999_us=%.0f max_us=%.0f",
+	       json_number_value(json_object_get(hold, "p50_us")),
+	       json_number_value(json_object_get(hold, "p99_us")),
+	       json_number_value(json_object_get(hold, "p999_us")),
+	       json_number_value(json_object_get(hold, "max_us")));
+	print_members(hold);
+}
+
 /* What the table has no room for, of one VM. */
 static void print_more(const struct vm_item *item)
 {
@@ -156,6 +176,7 @@ static void print_more(const struct vm_item *item)
 	       json_is_string(entry) ? json_string_value(entry) : "?",
 	       (long long)json_integer_value(json_object_get(boot, "copied_bytes")));
 	print_confinement(json_object_get(item->stats, "confinement"));
+	print_engine(json_object_get(item->stats, "engine"));
 	print_devices(json_object_get(item->stats, "devices"));
 }
 

@@ -11,7 +11,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/size.h"
+#include "ksm/agent.h"
 #include "ksm/replay-writer.h"
+#include "vmm/engine.h"
 
 /*
  * Theory of operation
@@ -29,6 +31,7 @@ struct replay_vm {
 	const struct replay_vm_config *config;
 	struct io_loop *loop;
 	struct replay_memory *m;
+	struct agent *agent; /* NULL: the engine is not ours */
 	uint64_t started_ns; /* 0: not yet */
 	struct replay_writer_config write;
 
@@ -41,7 +44,8 @@ struct replay_vm {
 	char detail[128];
 };
 
-static const char *const engine_names[] = {[REPLAY_ENGINE_OFF] = "off", [REPLAY_ENGINE_KSM] = "ksm"};
+static const char *const engine_names[] = {
+	[REPLAY_ENGINE_OFF] = "off", [REPLAY_ENGINE_LOCAL] = "local", [REPLAY_ENGINE_KSM] = "ksm"};
 _Static_assert(ARRAY_SIZE(engine_names) == REPLAY_ENGINES, "a name for each");
 
 const char *replay_engine_name(enum replay_engine engine)
@@ -66,6 +70,38 @@ static void choose_set(struct replay_vm *vm)
 		.writes = WINDOW,
 		.writes_per_s = c->write_rate,
 	};
+}
+
+/* The agent has a tracker of its own, which discards must reach. */
+
+static int watch(void *ctx, hva_t start, uint64_t bytes)
+{
+	return agent_watch(ctx, start, bytes);
+}
+
+static void discarded(void *ctx, gfn_t first, uint64_t frames)
+{
+	agent_discarded(ctx, first, frames);
+}
+
+static int make_agent(struct replay_vm *vm, struct errmsg *err)
+{
+	const struct replay_vm_config *c = vm->config;
+	const struct agent_range range = {GFN(0), replay_memory_frames(vm->m)};
+	const struct store_link_config link = {.frames = range.frames, .vm_name = c->name};
+	struct agent_config agent = {
+		.view = replay_memory_view(vm->m),
+		.ranges = &range,
+		.range_count = 1,
+		.manual = c->manual,
+	};
+	int r = store_link_local_new(&link, err, &agent.recorded, &agent.link);
+
+	if (r == 0)
+		r = agent_new(&agent, err, &vm->agent);
+	if (r == 0)
+		replay_memory_watch_by(vm->m, &(struct replay_watcher){watch, discarded, vm->agent});
+	return r < 0 ? errmsg_set(err, r, "--engine %s: %s", replay_engine_name(c->engine), strerror(-r)) : 0;
 }
 
 int replay_vm_new(const struct replay_vm_config *config, struct io_loop *loop, struct errmsg *err,
@@ -93,6 +129,11 @@ int replay_vm_new(const struct replay_vm_config *config, struct io_loop *loop, s
 					  "--engine ksm: this kernel does not let memory be merged: %s",
 					  strerror(-r));
 	}
+	if (config->engine == REPLAY_ENGINE_LOCAL) {
+		r = make_agent(vm, err);
+		if (r < 0)
+			return r;
+	}
 	*ret = TAKE_PTR(vm);
 	return 0;
 }
@@ -119,6 +160,7 @@ void replay_vm_free(struct replay_vm *vm)
 	if (!vm)
 		return;
 	(void)!writer_stop(vm);
+	agent_free(vm->agent);
 	replay_memory_free(vm->m);
 	pthread_mutex_destroy(&vm->mutex);
 	free(vm);
@@ -133,6 +175,11 @@ int replay_vm_start(struct replay_vm *vm, struct errmsg *err)
 	pthread_mutex_unlock(&vm->mutex);
 	if (r < 0)
 		return errmsg_set(err, r, "cannot start a thread that writes: %s", strerror(-r));
+	if (vm->agent) {
+		r = agent_start(vm->agent);
+		if (r < 0)
+			return errmsg_set(err, r, "cannot start the memory agent: %s", strerror(-r));
+	}
 	vm->started_ns = clock_now_ns();
 	return 0;
 }
@@ -146,17 +193,25 @@ void replay_vm_end(struct replay_vm *vm, enum vm_end end)
 	io_loop_stop(vm->loop);
 }
 
-/* Read everything while nobody writes, with the mutex held. Return: false when cancelled. */
+/*
+ * Read everything while nobody writes and the agent rests: what it moves aside is not there for a moment. With the mutex
+ * held. Return: false when cancelled.
+ */
 static bool verify(struct replay_vm *vm, const atomic_bool *cancel)
 {
 	uint64_t frames = replay_memory_frames(vm->m);
+	bool whole = true;
 
-	for (uint64_t i = 0; i < frames; i += CHECK_FRAMES) {
-		if (cancel && atomic_load(cancel))
-			return false;
+	if (vm->agent)
+		agent_suspend(vm->agent);
+	for (uint64_t i = 0; i < frames && whole; i += CHECK_FRAMES) {
 		(void)replay_memory_verify(vm->m, GFN(i), CHECK_FRAMES);
+		whole = !cancel || !atomic_load(cancel);
 	}
-	return true;
+	/* Without forgetting anything, this cannot fail. */
+	if (vm->agent && agent_resume(vm->agent, false) < 0)
+		log_warn("the memory agent does not go on");
+	return whole;
 }
 
 enum vm_end replay_vm_finish(struct replay_vm *vm, const char **ret_detail)
@@ -204,15 +259,24 @@ static json_t *replay_json(struct replay_vm *vm)
 static json_t *on_stats(void *arg)
 {
 	struct replay_vm *vm = arg;
+	struct agent_stats stats;
 	enum vm_state state;
+	json_t *json;
 
 	pthread_mutex_lock(&vm->mutex);
 	state = vm->paused ? VM_PAUSED : VM_RUNNING;
 	pthread_mutex_unlock(&vm->mutex);
-	return json_pack("{s:s, s:f, s:{s:s, s:i, s:i, s:i, s:i}, s:[], s:[], s:o}", "state",
+	json = json_pack("{s:s, s:f, s:{s:s, s:i, s:i, s:i, s:i}, s:[], s:[], s:o}", "state",
 			 vm_state_name(state), "uptime_s", (double)(clock_now_ns() - vm->started_ns) / 1e9,
 			 "boot", "entry", "replay", "kernel_bytes", 0, "initrd_bytes", 0, "copied_bytes", 0,
 			 "shared_bytes", 0, "vcpus", "devices", "replay", replay_json(vm));
+	if (!json || !vm->agent)
+		return json;
+	agent_stats(vm->agent, &stats);
+	if (json_object_set_new(json, "engine", engine_json(&stats)) == 0)
+		return json;
+	json_decref(json);
+	return NULL;
 }
 
 static int on_usage(void *arg, struct vm_usage *ret)
@@ -241,6 +305,12 @@ static int on_usage(void *arg, struct vm_usage *ret)
 	ksm_host_files_open("/sys/kernel/mm/ksm", &ksm_host);
 	ksm_host_usage_read(&ksm_host, &in.ksm_host);
 	ksm_host_files_close(&ksm_host);
+	if (vm->agent) {
+		struct agent_stats stats;
+
+		agent_stats(vm->agent, &stats);
+		engine_usage(&stats, &in.store);
+	}
 	vm_usage_account(&in, ret);
 	return 0;
 }
@@ -266,6 +336,18 @@ static json_t *on_balloon_state(void *arg)
 {
 	(void)arg;
 	return NULL;
+}
+
+static int on_merge(void *arg, unsigned max_ms, const atomic_bool *cancel, struct errmsg *err,
+		    struct control_merged *ret)
+{
+	struct replay_vm *vm = arg;
+
+	if (!vm->agent)
+		return errmsg_set(err, -ENODEV,
+				  "no engine of ours looks after this VM's memory (--engine %s)",
+				  replay_engine_name(vm->config->engine));
+	return engine_merge(vm->agent, max_ms, cancel, err, ret);
 }
 
 static int on_check(void *arg, const atomic_bool *cancel, struct errmsg *err, struct control_checked *ret)
@@ -322,6 +404,7 @@ const struct control_ops replay_vm_ops = {
 	.kill = on_kill,
 	.balloon = on_balloon,
 	.balloon_state = on_balloon_state,
+	.merge = on_merge,
 	.check = on_check,
 	.pause = on_pause,
 	.resume = on_resume,

@@ -14,11 +14,12 @@
 
 enum replay_engine {
 	REPLAY_ENGINE_OFF,
-	REPLAY_ENGINE_KSM, /* the kernel's */
+	REPLAY_ENGINE_LOCAL, /* our store, inside this VM */
+	REPLAY_ENGINE_KSM,   /* the kernel's */
 	REPLAY_ENGINES,
 };
 
-/* "off", "ksm" */
+/* "off", "local", "ksm" */
 const char *replay_engine_name(enum replay_engine engine);
 
 struct replay_vm_config {
@@ -27,6 +28,7 @@ struct replay_vm_config {
 	uint64_t write_rate;  /* writes a second; 0: nobody writes */
 	uint64_t write_parts; /* of REPLAY_PARTS of the memory: where */
 	enum replay_engine engine;
+	bool manual; /* it looks for what to share only when asked to merge */
 };
 
 #define REPLAY_PARTS 1000000u

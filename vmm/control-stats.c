@@ -51,6 +51,18 @@ int control_stats_start(struct control_client *client, const json_t *id)
 	return 0;
 }
 
+/* What sharing saves less what it costs: below zero it is not worth it. */
+static int add_profit(json_t *vm, const struct vm_usage *usage)
+{
+	json_t *engine = json_object_get(vm, "engine");
+	const json_t *cost = json_object_get(engine, "metadata_bytes");
+
+	if (!cost)
+		return 0;
+	return json_object_set_new(engine, "profit_bytes",
+				   json_integer((json_int_t)usage->saved_store - json_integer_value(cost)));
+}
+
 /* All of it: what the VM knows, the account, and whose it is. NULL: out of memory. */
 static json_t *stats_json(struct control *control)
 {
@@ -59,6 +71,8 @@ static json_t *stats_json(struct control *control)
 	json_t *vm = control->ops->stats(control->arg);
 	int r = json && vm ? json_object_update(json, vm) : -1;
 
+	if (r == 0)
+		r = add_profit(json, &control->stats_usage);
 	if (r == 0)
 		r = json_object_set_new(json, "memory", vm_usage_memory_json(&control->stats_usage));
 	if (r == 0)
