@@ -2,9 +2,9 @@
 /* The command loop. */
 #include "probe.h"
 
-static const struct verb *const tables[] = {machine_verbs, memory_verbs, virtio_verbs,
-					    blk_verbs,	   net_verbs,	 balloon_verbs,
-					    rng_verbs,	   vsock_verbs,	 hostile_verbs};
+static const struct verb *const tables[] = {machine_verbs, memory_verbs,  virtio_verbs, blk_verbs,
+					    net_verbs,	   balloon_verbs, rng_verbs,	vsock_verbs,
+					    hostile_verbs, churn_verbs};
 static struct command current; /* id NULL: none runs */
 
 void probe_main(unsigned boot, uint64_t info);

@@ -189,7 +189,7 @@ struct verb {
 };
 
 extern const struct verb memory_verbs[], blk_verbs[], net_verbs[], balloon_verbs[], rng_verbs[],
-	vsock_verbs[], hostile_verbs[], virtio_verbs[], machine_verbs[];
+	vsock_verbs[], hostile_verbs[], churn_verbs[], virtio_verbs[], machine_verbs[];
 
 /* ---- other CPUs ---- */
 

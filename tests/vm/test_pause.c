@@ -1,20 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* While a VM is paused no vCPU writes, and no pause, resume or reset is ever lost, however fast they follow each other. */
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 
-#include "base/fs.h"
 #include "base/size.h"
-#include "tests/unit/loop-thread.h"
 #include "tests/unit/test.h"
-#include "vmm/console.h"
-#include "vmm/vm-internal.h"
+#include "tests/vm/probe_vm.h"
 
 #define CYCLES	      600
 #define RESETS	      20
@@ -22,43 +14,21 @@
 #define FILL_TO	      (48 * MIB)
 #define READY_SECONDS 30
 
-/* A VM with the probe guest, whose serial port is our end of a socket pair. */
 struct guest {
-	struct vm_config config;
-	struct loop_thread loop;
-	struct console *console;
-	struct vm *vm;
-	int fd;
-	char *cache;
+	struct probe_vm p;
+	struct vm *vm; /* of it */
 	atomic_bool stop;
 	atomic_ulong fills; /* that the guest has reported done */
 };
 
 static void write_line(struct guest *g, const char *line)
 {
-	assert_int_equal(write_full(g->fd, line, strlen(line)), 0);
+	assert_true(probe_vm_say(&g->p, line));
 }
 
-/* Reads until a line starts with the text. */
 static void wait_line(struct guest *g, const char *start)
 {
-	char line[512];
-	size_t len = 0;
-
-	for (;;) {
-		struct pollfd p = {.fd = g->fd, .events = POLLIN};
-		char c;
-
-		assert_int_equal(poll(&p, 1, READY_SECONDS * 1000), 1);
-		assert_int_equal(read(g->fd, &c, 1), 1);
-		if (c == '\n') {
-			if (len >= strlen(start) && memcmp(line, start, strlen(start)) == 0)
-				return;
-			len = 0;
-		} else if (c != '\r' && len < sizeof(line)) {
-			line[len++] = c;
-		}
-	}
+	assert_true(probe_vm_hear(&g->p, start, READY_SECONDS, NULL, 0));
 }
 
 /* Keeps both vCPUs writing: another pattern over the same memory, again and again. */
@@ -97,7 +67,7 @@ static uint64_t exits_of_vcpus(struct guest *g)
 {
 	uint64_t sum = 0;
 
-	for (unsigned i = 0; i < g->config.cpus; i++) {
+	for (unsigned i = 0; i < g->p.config.cpus; i++) {
 		struct vcpu_counters c;
 
 		vcpu_set_counters(g->vm->vcpus, i, &c);
@@ -118,52 +88,23 @@ static void wait_for_writes(struct guest *g, uint64_t seen)
 static int start_guest(void **state)
 {
 	static struct guest guest;
-	static char cache[] = "/tmp/sardine-pause-XXXXXX";
-	struct guest *g = &guest;
-	struct errmsg err = {0};
-	int fds[2];
+	const struct probe_vm_options options = {
+		.mem_bytes = 64 * MIB, .cpus = 2, .ready_seconds = READY_SECONDS};
 
-	if (access("/dev/kvm", R_OK | W_OK) < 0) {
-		fprintf(stderr, "skipped: /dev/kvm: %s\n", strerror(errno));
+	if (!probe_vm_possible())
 		exit(77);
-	}
-	g->cache = mkdtemp(cache);
-	if (!g->cache || vm_config_init(&g->config) < 0 || io_loop_new(&g->loop.loop) < 0 ||
-	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+	if (probe_vm_start(&guest.p, &options) < 0)
 		return -1;
-	snprintf(g->config.name, sizeof(g->config.name), "pause");
-	g->config.kernel = strdup(getenv("SARDINE_PROBE"));
-	g->config.cache_dir = strdup(g->cache);
-	g->config.mem_bytes = 64 * MIB;
-	g->config.cpus = 2;
-	g->fd = fds[0];
-	if (fcntl(fds[1], F_SETFL, O_NONBLOCK) < 0 ||
-	    console_new(g->loop.loop, CONSOLE_NONE, NULL, &err, &g->console) < 0 ||
-	    console_attach(g->console, fds[1], "", 0, "", 0) < 0 ||
-	    vm_new(&g->config, g->loop.loop, g->console, &err, &g->vm) < 0 || vm_start(g->vm, &err) < 0) {
-		fprintf(stderr, "%s\n", err.text);
-		return -1;
-	}
-	loop_thread_start(&g->loop);
-	wait_line(g, "probe: ready");
-	*state = g;
+	guest.vm = guest.p.vm;
+	*state = &guest;
 	return 0;
 }
 
 static int end_guest(void **state)
 {
 	struct guest *g = *state;
-	char command[64];
 
-	vm_end(g->vm, VM_END_KILLED);
-	pthread_join(g->loop.thread, NULL);
-	vm_free(g->vm);
-	console_free(g->console);
-	io_loop_free(g->loop.loop);
-	vm_config_done(&g->config);
-	close(g->fd);
-	snprintf(command, sizeof(command), "rm -rf '%s'", g->cache);
-	return system(command);
+	return probe_vm_end(&g->p);
 }
 
 static void pauses_hold_and_are_not_lost(void **state)
