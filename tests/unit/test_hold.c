@@ -187,29 +187,33 @@ TEST(a_hold_is_given_up)
 	struct hold_stats stats;
 	pthread_t member;
 	uint64_t begun, steps;
+	unsigned calls = 0;
 
 	hold_set_patience(p.hold, 30000000);
 	start(&p, stubborn_main);
 	assert_int_equal(pthread_create(&member, NULL, crowd_main, &c), 0);
 	while (atomic_load(&c.steps) == 0)
 		sched_yield();
-	begun = clock_now_ns();
-	assert_int_equal(hold_call(p.hold, work, &p), -ETIMEDOUT);
-	assert_true(clock_now_ns() - begun >= 30000000);
-	steps = atomic_load(&c.steps);
-	while (atomic_load(&c.steps) == steps) /* the other one goes on */
-		sched_yield();
+	do { /* until one in which the other one got a CPU, and parked */
+		begun = clock_now_ns();
+		assert_int_equal(hold_call(p.hold, work, &p), -ETIMEDOUT);
+		assert_true(clock_now_ns() - begun >= 30000000);
+		steps = atomic_load(&c.steps);
+		while (atomic_load(&c.steps) == steps) /* it goes on */
+			sched_yield();
+		hold_stats(p.hold, &stats);
+		calls++;
+	} while (stats.held_ns.count == 0);
 	assert_int_equal(atomic_load(&p.works), 0);
-	hold_stats(p.hold, &stats);
-	assert_int_equal(stats.given_up, 1);
+	assert_int_equal(stats.given_up, calls);
 	assert_int_equal(stats.holds, 0);
-	assert_true(stats.held_ns.count == 1 && stats.held_ns.max >= 30000000);
+	assert_true(stats.held_ns.max >= 30000000);
 	/* And the next one is not hurt. */
 	hold_set_patience(p.hold, NEVER_NS);
 	atomic_store(&p.order, 1);
 	assert_int_equal(hold_call(p.hold, work, &p), 0);
 	assert_int_equal(atomic_load(&p.works), 1);
-	assert_int_equal(atomic_load(&p.kicks), 2);
+	assert_int_equal(atomic_load(&p.kicks), calls + 1);
 	atomic_store(&c.stop, true);
 	pthread_join(member, NULL);
 	end(&p);
