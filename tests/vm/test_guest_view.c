@@ -457,6 +457,19 @@ static void count(void *arg)
 	++*(unsigned *)arg;
 }
 
+/* A host that is busy may keep a vCPU from its CPU for longer than a hold waits: then once more. */
+static void hold_once(struct torture *t, unsigned *works)
+{
+	uint64_t deadline = clock_now_ns() + (uint64_t)READY_SECONDS * 1000000000u;
+	int r;
+
+	do {
+		r = t->view.ops->while_held(t->view.ctx, count, works);
+		assert_true(r == 0 || r == -ETIMEDOUT);
+		assert_true(clock_now_ns() < deadline);
+	} while (r < 0);
+}
+
 /* One vCPU runs its guest, the other one waits in the kernel to be started: both are kicked, and both go on. */
 static void an_idle_guest_is_held(void **state)
 {
@@ -465,7 +478,7 @@ static void an_idle_guest_is_held(void **state)
 	unsigned works = 0;
 
 	for (unsigned i = 0; i < 200; i++)
-		assert_int_equal(t->view.ops->while_held(t->view.ctx, count, &works), 0);
+		hold_once(t, &works);
 	assert_int_equal(works, 200);
 	vm_hold_stats(t->p.vm, &h);
 	assert_int_equal(h.by_caller, 0); /* a vCPU never rests */
@@ -479,8 +492,9 @@ static void holds_and_pauses_exclude_each_other(void **state)
 
 	vm_pause(t->p.vm);
 	assert_int_equal(t->view.ops->while_held(t->view.ctx, count, &works), -EBUSY);
+	assert_int_equal(works, 0);
 	vm_resume(t->p.vm);
-	assert_int_equal(t->view.ops->while_held(t->view.ctx, count, &works), 0);
+	hold_once(t, &works);
 	assert_int_equal(works, 1);
 }
 
