@@ -320,6 +320,28 @@ static int move_some(struct store *s, struct store_segment **v, size_t count, si
 	return r;
 }
 
+/* Contents that were found in a segment that has gone, and are in another one, too. */
+static void find_places(struct store *s)
+{
+	struct store_segment *g = NULL;
+	int r = 0;
+
+	pthread_mutex_lock(&s->lock);
+	if (s->lost_places) {
+		s->lost_places = false;
+		do {
+			g = store_segment_next(s, g ? g->number : 0);
+			if (g)
+				r = store_segment_reindex(s, g);
+			/* Others have a turn. */
+			pthread_mutex_unlock(&s->lock);
+			pthread_mutex_lock(&s->lock);
+		} while (g && r == 0);
+		s->lost_places |= r < 0;
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
 uint64_t store_tick(struct store *s, uint64_t now_ns)
 {
 	auto_free struct store_segment **v = NULL;
@@ -333,6 +355,7 @@ uint64_t store_tick(struct store *s, uint64_t now_ns)
 		look_at(s, g);
 	v = pick(s, &count);
 	pthread_mutex_unlock(&s->lock);
+	find_places(s);
 	/* Without memory, descriptors or room: at the next tick. */
 	for (unsigned i = 0; i < TARGETS_MAX && at < count; i++, at += done)
 		if (move_some(s, v + at, count - at, &done) < 0)

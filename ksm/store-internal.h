@@ -22,9 +22,10 @@
 #define STORE_LOANS_MAX	   16u
 #define STORE_EVACUATE_NS  2000000000u
 #define STORE_PROMISE_NS   10000000000u
-#define STORE_PROMISES_MAX 4u  /* that are broken for one content, until it counts as new */
-#define STORE_OWNER_BITS   36u /* of a frame of any VM: 256 TiB in all */
-#define STORE_WAITERS_FEW  2u
+#define STORE_PROMISES_MAX                                                                                   \
+	4u /* that are broken for one content, until there is a pause of STORE_PROMISE_NS */
+#define STORE_OWNER_BITS  36u /* of a frame of any VM: 256 TiB in all */
+#define STORE_WAITERS_FEW 2u
 
 _Static_assert(SEGMENT_PAGES_MAX <= 1u << STORE_PAGE_BITS, "a page's number fits");
 
@@ -55,7 +56,8 @@ struct store_segment {
 	int fd;
 	dev_t dev;
 	ino_t ino;
-	uint32_t live; /* pages with references */
+	uint32_t live;	 /* pages with references */
+	bool has_copies; /* of what is found in it there are others, which are not */
 	struct store_refs *refs;
 	uint64_t unused_since, dead_since; /* ns; 0: it is not */
 	/* After it was moved: where to. The target stays as long as somebody is to move there. */
@@ -167,6 +169,7 @@ struct store {
 	struct id_map inodes; /* segments */
 	uint32_t last_number;
 	uint64_t loans;
+	bool lost_places; /* contents are not found any more of which there are copies */
 	struct store_garbage *garbage;
 	uint64_t now_ns;	  /* of the last tick */
 	struct store_stats stats; /* those that are kept up, not computed */
@@ -246,6 +249,8 @@ void store_segment_free(struct store_segment *g); /* never published, or after a
 int store_segment_publish(struct store *s, struct store_segment **g) must_check;
 /* Let its contents be found, and tell those who wait; @offerer, or NULL. Needs room in the index. */
 void store_segment_index(struct store *s, struct store_segment *g, struct store_client *offerer);
+/* Let those be found that are mapped and are in no other segment. Return: 0 or -ENOMEM. */
+int store_segment_reindex(struct store *s, struct store_segment *g) must_check;
 /* Let its contents be found in it no more. */
 void store_segment_unindex(struct store *s, struct store_segment *g);
 /* Forget it. Nobody is to move to it. */

@@ -12,7 +12,7 @@
  *
  * pending: one client has promised (its list), the others wait. A promise that is broken passes to the next who waits, by
  * an event; a content of which only one frame is left is first seen again. Nobody promised (an orphan): the event could not
- * be delivered, or nobody who waits holds the content; each tick tries again, and the next who asks is wanted.
+ * be delivered, or promises were broken again and again; a tick tries again, and the next who asks is wanted.
  *
  * What has been donated leaves the table at once. If somebody who waits has no room for the event, the rest stays in the
  * list of late ones, which every call that changes something tries to deliver.
@@ -91,7 +91,9 @@ static bool has_room(struct store_pending *p)
 	return true;
 }
 
-/* A client has as many frames waiting as it has frames, at most: it may ask again and again. */
+/* A client may ask again and again: it waits twice per frame at most. */
+#define WAITERS_MORE 256u
+
 static void wait_add(struct store *s, struct store_pending *p, store_owner_t owner)
 {
 	struct store_client *c = store_client_of(s, owner);
@@ -99,7 +101,7 @@ static void wait_add(struct store *s, struct store_pending *p, store_owner_t own
 	for (size_t i = p->waiting < 8 ? 0 : p->waiting - 8; i < p->waiting; i++)
 		if (p->waiters[i] == owner)
 			return;
-	if (!c || c->waiting >= c->config.frames || !has_room(p)) {
+	if (!c || c->waiting >= 2 * c->config.frames + WAITERS_MORE || !has_room(p)) {
 		s->stats.events_lost++;
 		return;
 	}
@@ -244,7 +246,7 @@ void store_pending_found(struct store *s, uint64_t hash, uint64_t key, struct st
 		list_add(&s->late, p);
 }
 
-/* Ask the next who waits and holds it. */
+/* Ask the next who waits. */
 static void pass_on(struct store *s, struct store_pending *p)
 {
 	struct store_event e = {.kind = STORE_EVENT_WANTED, .key = p->key};
@@ -252,7 +254,7 @@ static void pass_on(struct store *s, struct store_pending *p)
 	for (size_t i = 0; i < p->waiting; i++) {
 		struct store_client *c = store_client_of(s, p->waiters[i]);
 
-		if (!c || !store_owner_holds(s, p->waiters[i]))
+		if (!c)
 			continue;
 		e.frame = (uint32_t)(p->waiters[i] - c->base);
 		if (store_send(c, &e) < 0)
@@ -264,20 +266,33 @@ static void pass_on(struct store *s, struct store_pending *p)
 	}
 }
 
-/* Without a donor: is it still one of several frames? Else, or after too many broken promises, it starts anew. */
+static void forget_outdated(struct store *s, struct store_pending *p)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < p->waiting; i++) {
+		if (store_owner_holds(s, p->waiters[i]))
+			p->waiters[kept++] = p->waiters[i];
+		else
+			waits_for(s, p->waiters[i], false);
+	}
+	p->waiting = kept;
+}
+
+/* Without a donor: is it still one of several frames? */
 static void settle(struct store *s, struct store_pending *p)
 {
-	store_owner_t first;
-
-	if (p->waiting > 1 && p->broken < STORE_PROMISES_MAX) {
+	forget_outdated(s, p);
+	if (p->waiting > 1) {
+		if (p->broken >= STORE_PROMISES_MAX && s->now_ns - p->promised_ns < STORE_PROMISE_NS)
+			return;
+		p->broken = p->broken < STORE_PROMISES_MAX ? p->broken : 0;
 		pass_on(s, p);
 		return;
 	}
-	first = p->waiting ? p->waiters[0] : 0;
 	pending_take(s, p);
-	s->stats.events_lost += p->waiting > 1 ? p->waiting - 1 : 0;
-	if (first && store_owner_holds(s, first) && store_records_find(s, p->hash) == 0)
-		store_records_add(s, p->hash, first);
+	if (p->waiting && store_records_find(s, p->hash) == 0)
+		store_records_add(s, p->hash, p->waiters[0]);
 	pending_free(s, p);
 }
 

@@ -17,7 +17,8 @@
  *
  * A word goes to the emptier of its buckets. If both are full one of the sixteen moves to its other bucket, if that has
  * room. If none can, one goes: first one that does not hold any more (its owner says so in a bitmap that the store
- * reads), else the oldest. Words of a bucket are packed, oldest first.
+ * reads), else the oldest: one record in some 30,000 below the load at which the table grows. Words of a bucket are
+ * packed, oldest first.
  *
  * Before it grows, the table drops what does not hold any more. It does not grow beyond the frames of all clients: what
  * is more than that is outdated.
@@ -26,9 +27,9 @@
 #define LOW_BITS   28u
 #define LOW_MASK   (((uint64_t)1 << LOW_BITS) - 1)
 #define OWNER_MASK (((uint64_t)1 << STORE_OWNER_BITS) - 1)
-#define FRAMES_BOUND                                                                                         \
-	((uint64_t)1 << 30) /* products of places and buckets fit 64 bits; 4 TiB of what has no twin */
-#define BUCKETS_MIN (1u << (PLACE_BITS - LOW_BITS))
+/* 4 TiB without a twin: products of places and buckets fit 64 bits. */
+#define FRAMES_BOUND ((uint64_t)1 << 30)
+#define BUCKETS_MIN  (1u << (PLACE_BITS - LOW_BITS))
 
 _Static_assert(LOW_BITS + STORE_OWNER_BITS == 64, "a word is full");
 

@@ -172,14 +172,19 @@ int store_segment_publish(struct store *s, struct store_segment **g)
 }
 
 /* Whether page @page of @g is to be found rather than what the index has. */
-static bool is_better(struct store *s, uint64_t hash, const struct store_segment *g, uint32_t page)
+static bool is_better(struct store *s, uint64_t hash, struct store_segment *g, uint32_t page)
 {
 	struct store_place have;
 
-	if (!store_index_find(s, hash, &have) || have.segment->moved_to ||
-	    store_segment_total(have.segment, have.page) >= STORE_MAPPINGS_MAX)
+	if (!store_index_find(s, hash, &have))
 		return true;
-	return store_segment_run(g, page) > store_segment_run(have.segment, have.page);
+	if (have.segment->moved_to || store_segment_total(have.segment, have.page) >= STORE_MAPPINGS_MAX ||
+	    store_segment_run(g, page) > store_segment_run(have.segment, have.page)) {
+		g->has_copies = true;
+		return true;
+	}
+	have.segment->has_copies = true;
+	return false;
 }
 
 void store_segment_index(struct store *s, struct store_segment *g, struct store_client *offerer)
@@ -196,8 +201,26 @@ void store_segment_index(struct store *s, struct store_segment *g, struct store_
 	}
 }
 
+int store_segment_reindex(struct store *s, struct store_segment *g)
+{
+	struct store_place have;
+	int r = g->moved_to ? 0 : store_index_reserve(s, g->pages);
+
+	for (uint32_t page = 0; r == 0 && !g->moved_to && page < g->pages; page++) {
+		uint64_t hash = store_hash(s, g->keys[page]);
+
+		if (g->keys[page] == 0 || store_segment_total(g, page) == 0 ||
+		    store_index_find(s, hash, &have))
+			continue;
+		store_index_set(s, hash, (struct store_place){g, page});
+		store_pending_found(s, hash, g->keys[page], (struct store_place){g, page}, NULL);
+	}
+	return r;
+}
+
 void store_segment_unindex(struct store *s, struct store_segment *g)
 {
+	s->lost_places |= g->has_copies;
 	for (uint32_t page = 0; page < g->pages; page++)
 		if (g->keys[page])
 			store_index_remove(s, store_hash(s, g->keys[page]), (struct store_place){g, page});
