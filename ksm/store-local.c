@@ -89,28 +89,55 @@ static struct local_loan *loan_of(struct store_local *l, const struct segment *s
 	return NULL;
 }
 
+static void loan_end(struct store_local *l, struct local_loan *slot)
+{
+	uint32_t none;
+
+	(void)!store_offer(l->client, slot->loan, &none); /* whatever comes of it */
+	*slot = (struct local_loan){0};
+}
+
+/*
+ * An agent that could not fill a segment frees it, which nobody tells the link. Its slot is found by the segment's address
+ * when that is used again; and when there is no other slot left the oldest goes.
+ */
+static struct local_loan *slot_for(struct store_local *l)
+{
+	struct local_loan *slot = loan_of(l, NULL);
+
+	if (slot)
+		return slot;
+	slot = &l->loans[0];
+	for (unsigned i = 1; i < LOANS_MAX; i++)
+		if (l->loans[i].loan < slot->loan)
+			slot = &l->loans[i];
+	loan_end(l, slot);
+	return slot;
+}
+
 static int local_lend(struct store_link *link, uint32_t pages, struct segment **ret)
 {
 	struct store_local *l = local_of(link);
-	struct local_loan *slot = loan_of(l, NULL);
+	struct local_loan *slot = slot_for(l), *stale;
+	struct segment *s;
 	auto_fd fd = -1;
 	uint32_t loan;
 	int r;
 
-	if (!slot)
-		return -EMFILE;
 	r = store_lend(l->client, pages, &loan, &fd);
 	if (r < 0)
 		return r;
-	r = segment_adopt_file(fd, pages, ret);
+	r = segment_adopt_file(fd, pages, &s);
 	if (r < 0) {
-		uint32_t none;
-
-		(void)!store_offer(l->client, loan, &none); /* not sealed: the loan ends */
+		loan_end(l, &(struct local_loan){.loan = loan});
 		return r;
 	}
 	(void)TAKE_FD(fd);
-	*slot = (struct local_loan){*ret, loan};
+	stale = loan_of(l, s);
+	if (stale)
+		loan_end(l, stale);
+	*slot = (struct local_loan){s, loan};
+	*ret = s;
 	return 0;
 }
 

@@ -250,6 +250,39 @@ TEST(only_segments_pass_the_check)
 	assert_int_equal(pages, 77);
 }
 
+/* A file that one process makes and another one fills. */
+TEST(a_file_is_filled_elsewhere)
+{
+	struct segment *s = NULL;
+	uint8_t page[PAGE_BYTES];
+	uint32_t first, pages;
+	auto_fd fd = -1, given = -1, sealed_fd = -1;
+	struct stat st;
+
+	assert_int_equal(segment_file_new(0, &fd), -EINVAL);
+	assert_int_equal(segment_file_new(SEGMENT_PAGES_MAX + 1, &fd), -EINVAL);
+	assert_int_equal(segment_file_new(PAGES, &fd), 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(st.st_blocks * 512, PAGES * PAGE_BYTES); /* charged to the maker */
+	assert_int_equal(ftruncate(fd, (PAGES + 1) * PAGE_BYTES), -1);
+	given = dup(fd);
+	assert_int_equal(segment_adopt_file(given, PAGES - 1, &s), -EINVAL);
+	assert_int_equal(segment_adopt_file(given, 0, &s), -EINVAL);
+	assert_int_equal(segment_adopt_file(given, PAGES, &s), 0);
+	given = -1;
+	assert_int_equal(segment_room(s), PAGES);
+	for (unsigned i = 0; i < PAGES; i++) {
+		fill(page, i);
+		assert_int_equal(segment_append(s, page, 1, &first), 0);
+	}
+	assert_int_equal(segment_check(fd, &pages, NULL), -EPERM);
+	assert_int_equal(segment_seal(s, &sealed_fd), 0);
+	assert_int_equal(segment_check(fd, &pages, NULL), 0);
+	assert_unchanged(fd);
+	segment_free(s);
+	assert_unchanged(fd);
+}
+
 TEST(huge_segments_are_sealed_alike)
 {
 	cleanup(segment_free_p) struct segment *s = segment(SEGMENT_PAGES);
@@ -301,6 +334,7 @@ int main(void)
 		cmocka_unit_test(what_was_opened_before_the_seal_cannot_write_after_it),
 		cmocka_unit_test(a_writable_mapping_prevents_the_seal),
 		cmocka_unit_test(only_segments_pass_the_check),
+		cmocka_unit_test(a_file_is_filled_elsewhere),
 		cmocka_unit_test(huge_segments_are_sealed_alike),
 		cmocka_unit_test(views_show_the_bytes_and_outlive_the_maker),
 	};

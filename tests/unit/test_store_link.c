@@ -134,8 +134,9 @@ TEST(any_number_of_records_and_events)
 TEST(offers_that_fail_end_the_loan)
 {
 	cleanup(bench_done) struct bench b;
-	struct segment *s = NULL, *lent[16];
-	uint32_t g = 0;
+	struct segment *s = NULL, *lent[17];
+	uint8_t page[PAGE_BYTES] = {1};
+	uint32_t g = 0, at;
 
 	bench_init(&b);
 	for (unsigned i = 0; i < 40; i++) {
@@ -147,11 +148,29 @@ TEST(offers_that_fail_end_the_loan)
 	assert_int_equal(segment_new(1, &s), 0);
 	assert_int_equal(b.link->ops->offer(b.link, s, &g), -EINVAL);
 	assert_int_equal(b.link->ops->lend(b.link, 0, &s), -EINVAL);
-	for (unsigned i = 0; i < 16; i++)
+	/* As many as there are; then the oldest ends. */
+	for (unsigned i = 0; i < 17; i++)
 		assert_int_equal(b.link->ops->lend(b.link, 4, &lent[i]), 0);
-	assert_int_equal(b.link->ops->lend(b.link, 4, &s), -EMFILE);
-	for (unsigned i = 0; i < 16; i++)
-		assert_int_equal(b.link->ops->offer(b.link, lent[i], &g), -EINVAL);
+	for (unsigned i = 0; i < 17; i++) {
+		assert_int_equal(segment_append(lent[i], page, 1, &at), 0);
+		assert_int_equal(b.link->ops->offer(b.link, lent[i], &g), i ? 0 : -ENOENT);
+	}
+}
+
+/* By an agent that could not fill them. */
+TEST(segments_that_are_freed_end_their_loans)
+{
+	cleanup(bench_done) struct bench b;
+	struct segment *s = NULL;
+	uint64_t content = 5;
+
+	bench_init(&b);
+	for (unsigned i = 0; i < 100; i++) {
+		assert_int_equal(b.link->ops->lend(b.link, 4, &s), 0);
+		segment_free(s);
+		donate(b.link, &content, 1);
+	}
+	assert_in_range(segment_fds(), 100, 100 + 16);
 }
 
 TEST(nothing_stays)
@@ -189,6 +208,7 @@ int main(void)
 		cmocka_unit_test(donate_and_view),
 		cmocka_unit_test(any_number_of_records_and_events),
 		cmocka_unit_test(offers_that_fail_end_the_loan),
+		cmocka_unit_test(segments_that_are_freed_end_their_loans),
 		cmocka_unit_test(nothing_stays),
 		cmocka_unit_test(wrong_sizes),
 	};
