@@ -237,3 +237,9 @@ void segment_view_done(struct segment_view *view)
 	close_fd_p(&view->fd);
 	*view = (struct segment_view){.fd = -1};
 }
+
+DEFINE_SYSCALLS(segment_syscalls, SYSCALL(memfd_create), SYSCALL(ftruncate), SYSCALL(fallocate),
+		SYSCALL(pwrite64), SYSCALL_IF(fcntl, 1, F_DUPFD_CLOEXEC), SYSCALL_IF(fcntl, 1, F_ADD_SEALS),
+		SYSCALL_IF(fcntl, 1, F_GET_SEALS), SYSCALL_IF(newfstatat, 3, AT_EMPTY_PATH), SYSCALL(fstatfs),
+		SYSCALL_WITHOUT(mmap, 2, PROT_EXEC), SYSCALL(munmap),
+		SYSCALL_IF(madvise, 2, UAPI_MADV_COLLAPSE), SYSCALL_IF(madvise, 2, MADV_DONTDUMP));

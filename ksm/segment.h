@@ -9,6 +9,7 @@
 #include "base/addr.h"
 #include "base/cleanup.h"
 #include "base/errmsg.h"
+#include "base/syscalls.h"
 
 #define SEGMENT_PAGES	  512u /* 2 MiB: one huge page */
 #define SEGMENT_PAGES_MAX (1u << 18)
@@ -115,5 +116,7 @@ struct segment_view {
 int segment_view_init(int fd, struct segment_view *ret, struct errmsg *err) must_check;
 /* A zeroed view with fd -1 is allowed. */
 void segment_view_done(struct segment_view *view);
+
+extern const struct syscall_list segment_syscalls;
 
 #endif

@@ -3,6 +3,7 @@
 #include "ksm/store.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/random.h>
 
@@ -61,7 +62,7 @@ void store_free(struct store *s)
 {
 	if (!s)
 		return;
-	store_segment_drop_all(s); /* none */
+	/* The segments went with the last client. */
 	store_pending_done(s);
 	store_reclaim(s);
 	store_records_done(s);
@@ -205,3 +206,7 @@ void store_stats(struct store *s, struct store_stats *ret)
 	ret->waits = atomic_load_explicit(&s->counters.waits, memory_order_relaxed);
 	ret->refused = atomic_load_explicit(&s->counters.refused, memory_order_relaxed);
 }
+
+/* Grace periods (liburcu), besides what segments take. */
+DEFINE_SYSCALLS(store_syscalls, SYSCALL(membarrier), SYSCALL(poll), SYSCALL(getrandom), SYSCALL(pread64),
+		SYSCALL_IF(fcntl, 1, F_DUPFD_CLOEXEC), SYSCALL_IF(newfstatat, 3, AT_EMPTY_PATH));

@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/errmsg.h"
+#include "base/syscalls.h"
 #include "ksm/store-types.h"
 
 /*
@@ -122,5 +123,8 @@ struct store_stats {
 	uint64_t records_evicted, events_lost;
 };
 void store_stats(struct store *s, struct store_stats *ret);
+
+/* Besides segment_syscalls; of store_new(), too. */
+extern const struct syscall_list store_syscalls;
 
 #endif
