@@ -107,6 +107,15 @@ static int append_run(struct donation *d, uint32_t first, uint32_t n)
 	return r;
 }
 
+/* A loan that comes to nothing ends all the same; half full, it is of some use even. @s: NULL is allowed. */
+static void give_back(struct agent *a, struct segment *s)
+{
+	uint32_t segment;
+
+	if (s)
+		(void)!a->link->ops->offer(a->link, s, &segment);
+}
+
 /* What the store wants is only good for it when it is there soon; a failure costs sharing, no more. */
 static int pour(struct agent *a, const struct store_layout *l, size_t first, uint32_t pages, bool huge)
 {
@@ -122,7 +131,7 @@ static int pour(struct agent *a, const struct store_layout *l, size_t first, uin
 		r = append_run(&d, frame, (uint32_t)(end - i));
 	}
 	if (r < 0) {
-		segment_free(d.s);
+		give_back(a, d.s);
 		return r;
 	}
 	if (huge)
@@ -194,7 +203,7 @@ static uint32_t stretch_pages(const struct fill_tally *t)
 static int fill_stretch(struct agent *a, struct fill_tally *t, uint32_t pages)
 {
 	uint64_t page[PAGE_BYTES / sizeof(uint64_t)], word = page_fill_word(t->key);
-	struct segment *s;
+	struct segment *s = NULL;
 	uint32_t segment, at;
 	int r = a->link->ops->lend(a->link, pages, &s);
 
@@ -205,7 +214,7 @@ static int fill_stretch(struct agent *a, struct fill_tally *t, uint32_t pages)
 	for (uint32_t i = 0; r == 0 && i < pages; i++)
 		r = segment_append(s, page, 1, &at);
 	if (r < 0) {
-		segment_free(s);
+		give_back(a, s);
 		return r;
 	}
 	r = a->link->ops->offer(a->link, s, &segment);

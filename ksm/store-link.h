@@ -79,4 +79,9 @@ struct store_link_config {
 int store_link_local_new(const struct store_link_config *config, struct errmsg *err,
 			 _Atomic uint64_t **ret_recorded, struct store_link **ret) must_check;
 
+/* The same with a store that others in this process use, too; it must live longer. @store: NULL makes one. */
+struct store;
+int store_link_shared_new(const struct store_link_config *config, struct store *store, struct errmsg *err,
+			  _Atomic uint64_t **ret_recorded, struct store_link **ret) must_check;
+
 #endif

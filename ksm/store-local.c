@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A store inside the process of the one VM that uses it. */
+/* A store inside the process of the one VM that uses it, or of several replay VMs. */
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 #include "base/clock.h"
 #include "ksm/store-link.h"
@@ -10,6 +12,9 @@
 /*
  * Segments have the store's numbers. The store tells events to a queue; the agent takes them out of it. Everything happens
  * on the agent's thread, and due work of the store is done when the agent looks for events.
+ *
+ * With a store that others use, too, events come on their threads: the mutex guards the queue, and is never held while
+ * the store or the agent is called; a descriptor wakes the agent.
  */
 #define VIEWS_MAX  8u
 #define LOANS_MAX  16u
@@ -29,11 +34,15 @@ struct local_loan {
 struct store_local {
 	struct store_link link;
 	struct store *store;
+	bool shared; /* the store is somebody else's */
+	int event_fd; /* of a shared one */
 	struct store_client *client;
 	_Atomic uint64_t *recorded;
 	struct local_view views[VIEWS_MAX];
 	uint64_t view_clock;
 	struct local_loan loans[LOANS_MAX];
+	pthread_mutex_t mutex;
+	/* Under the mutex: */
 	struct store_event *events;
 	uint32_t first, count;
 	bool more; /* the store kept events that did not fit */
@@ -58,7 +67,10 @@ static void local_free(struct store_link *link)
 	for (unsigned i = 0; i < VIEWS_MAX; i++)
 		segment_view_done(&l->views[i].view);
 	store_client_free(l->client);
-	store_free(l->store);
+	if (!l->shared)
+		store_free(l->store);
+	pthread_mutex_destroy(&l->mutex);
+	close_fd_p(&l->event_fd);
 	free(l->recorded);
 	free(l->events);
 	free(l);
@@ -204,48 +216,73 @@ static int local_refs(struct store_link *link, uint32_t segment, uint32_t page, 
 static int take_event(void *ctx, const struct store_event *event)
 {
 	struct store_local *l = ctx;
+	int r = 0;
 
+	pthread_mutex_lock(&l->mutex);
 	if (l->count == EVENTS_MAX) {
 		l->more = true;
-		return -ENOSPC;
+		r = -ENOSPC;
+	} else {
+		l->events[(l->first + l->count++) % EVENTS_MAX] = *event;
 	}
-	l->events[(l->first + l->count++) % EVENTS_MAX] = *event;
-	return 0;
+	pthread_mutex_unlock(&l->mutex);
+	if (l->event_fd >= 0)
+		(void)!write(l->event_fd, &(uint64_t){1}, sizeof(uint64_t));
+	return r;
 }
 
-static void tick(struct store_local *l)
+static bool next_event(struct store_local *l, struct store_event *ret)
+{
+	bool some;
+
+	pthread_mutex_lock(&l->mutex);
+	some = l->count > 0;
+	if (some) {
+		*ret = l->events[l->first];
+		l->first = (l->first + 1) % EVENTS_MAX;
+		l->count--;
+	}
+	pthread_mutex_unlock(&l->mutex);
+	return some;
+}
+
+/* Returns whether the store was asked for what it kept. */
+static bool tick(struct store_local *l)
 {
 	uint64_t now = clock_now_ns();
+	bool more;
 
-	if (now < l->tick_at && !(l->more && l->count == 0))
-		return;
-	l->more = false;
-	l->tick_at = store_tick(l->store, now);
+	pthread_mutex_lock(&l->mutex);
+	more = l->more && l->count == 0;
+	if (more)
+		l->more = false;
+	pthread_mutex_unlock(&l->mutex);
+	if (more || now >= l->tick_at)
+		l->tick_at = store_tick(l->store, now);
+	return more;
 }
 
 static int local_events(struct store_link *link, bool (*take)(void *ctx, const struct store_event *event),
 			void *ctx)
 {
 	struct store_local *l = local_of(link);
+	struct store_event e;
+	uint64_t count;
 
+	if (l->event_fd >= 0)
+		(void)!read(l->event_fd, &count, sizeof(count));
 	tick(l);
-	while (l->count) {
-		struct store_event e = l->events[l->first];
-
-		l->first = (l->first + 1) % EVENTS_MAX;
-		l->count--;
-		if (!take(ctx, &e))
-			break;
-		if (l->count == 0)
-			tick(l);
-	}
+	do {
+		while (next_event(l, &e))
+			if (!take(ctx, &e))
+				return 0;
+	} while (tick(l));
 	return 0;
 }
 
-static int local_poll_fd(const struct store_link *l)
+static int local_poll_fd(const struct store_link *link)
 {
-	(void)l;
-	return -1;
+	return container_of((struct store_link *)(uintptr_t)link, struct store_local, link)->event_fd;
 }
 
 static void local_shares(const struct store_link *link, struct store_shares *ret)
@@ -272,11 +309,33 @@ static const struct store_link_ops local_ops = {
 	.shares = local_shares,
 };
 
-int store_link_local_new(const struct store_link_config *config, struct errmsg *err,
-			 _Atomic uint64_t **ret_recorded, struct store_link **ret)
+static int link_init(struct store_local *l, const struct store_link_config *config, struct store *shared,
+		     struct errmsg *err)
 {
 	struct store_config store = {.key_mask = config->key_mask};
-	struct store_client_config client = {.frames = config->frames, .event = take_event};
+	struct store_client_config client = {.frames = config->frames, .event = take_event, .ctx = l};
+	int r = 0;
+
+	l->events = calloc(EVENTS_MAX, sizeof(*l->events));
+	l->recorded = calloc((config->frames + 63) / 64, sizeof(*l->recorded));
+	if (!l->events || !l->recorded)
+		return -ENOMEM;
+	if (shared) {
+		l->shared = true;
+		l->store = shared;
+		l->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (l->event_fd < 0)
+			return -errno;
+	} else {
+		r = store_new(&store, err, &l->store);
+	}
+	client.recorded = l->recorded;
+	return r == 0 ? store_client_new(l->store, &client, &l->client) : r;
+}
+
+int store_link_shared_new(const struct store_link_config *config, struct store *store, struct errmsg *err,
+			  _Atomic uint64_t **ret_recorded, struct store_link **ret)
+{
 	struct store_local *l;
 	int r;
 
@@ -287,15 +346,11 @@ int store_link_local_new(const struct store_link_config *config, struct errmsg *
 	if (!l)
 		return errmsg_set(err, -ENOMEM, "page store: out of memory");
 	l->link.ops = &local_ops;
+	l->event_fd = -1;
+	pthread_mutex_init(&l->mutex, NULL);
 	for (unsigned i = 0; i < VIEWS_MAX; i++)
 		l->views[i].view.fd = -1;
-	l->events = calloc(EVENTS_MAX, sizeof(*l->events));
-	l->recorded = calloc((config->frames + 63) / 64, sizeof(*l->recorded));
-	client.ctx = l;
-	client.recorded = l->recorded;
-	r = l->events && l->recorded ? store_new(&store, err, &l->store) : -ENOMEM;
-	if (r == 0)
-		r = store_client_new(l->store, &client, &l->client);
+	r = link_init(l, config, store, err);
 	if (r < 0) {
 		local_free(&l->link);
 		return errmsg_set(err, r, "page store: %s", strerror(-r));
@@ -303,4 +358,10 @@ int store_link_local_new(const struct store_link_config *config, struct errmsg *
 	*ret_recorded = l->recorded;
 	*ret = &l->link;
 	return 0;
+}
+
+int store_link_local_new(const struct store_link_config *config, struct errmsg *err,
+			 _Atomic uint64_t **ret_recorded, struct store_link **ret)
+{
+	return store_link_shared_new(config, NULL, err, ret_recorded, ret);
 }
