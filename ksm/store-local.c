@@ -216,9 +216,11 @@ static int local_refs(struct store_link *link, uint32_t segment, uint32_t page, 
 static int take_event(void *ctx, const struct store_event *event)
 {
 	struct store_local *l = ctx;
+	bool first;
 	int r = 0;
 
 	pthread_mutex_lock(&l->mutex);
+	first = l->count == 0;
 	if (l->count == EVENTS_MAX) {
 		l->more = true;
 		r = -ENOSPC;
@@ -226,7 +228,7 @@ static int take_event(void *ctx, const struct store_event *event)
 		l->events[(l->first + l->count++) % EVENTS_MAX] = *event;
 	}
 	pthread_mutex_unlock(&l->mutex);
-	if (l->event_fd >= 0)
+	if (first && l->event_fd >= 0)
 		(void)!write(l->event_fd, &(uint64_t){1}, sizeof(uint64_t));
 	return r;
 }
