@@ -50,7 +50,7 @@
  */
 #define FIRST_GAP_NS	 100000000u /* between the first passes; doubles up to the interval */
 #define MERGE_GAP_NS	 20000000u  /* between a scan and the next of agent_merge(): how long a frame must rest */
-#define MERGE_PASSES_MIN 3u	    /* by then everything that rests was read */
+#define MERGE_QUIET	 3u	    /* passes in a row without a find, by which everything that rests was read */
 
 struct agent_merge_job {
 	struct agent_merge_job *next;
@@ -201,18 +201,22 @@ static bool interrupted(const struct agent *a)
 	return atomic_load_explicit(&a->interrupt, memory_order_relaxed);
 }
 
-static bool job_settled(const struct agent *a, uint64_t passes)
+/* @quiet: passes in a row that found nothing, this one left out. */
+static bool job_settled(const struct agent *a, uint64_t passes, unsigned *quiet)
 {
 	const struct pass_result *p = &a->pass;
 
-	if (p->shared || p->zeroed || p->donated || p->retaken || p->moved)
+	if (p->shared || p->zeroed || p->donated || p->retaken || p->moved) {
+		*quiet = 0;
 		return false;
-	return passes >= MERGE_PASSES_MIN || (passes > 1 && p->due == 0);
+	}
+	return ++*quiet >= MERGE_QUIET || (passes > 1 && p->due == 0);
 }
 
 static int job_passes(struct agent *a, struct agent_merge_job *job)
 {
 	struct agent_merge_result *res = &job->result;
+	unsigned quiet = 0;
 	int r = 0;
 
 	while (!res->settled) {
@@ -224,7 +228,7 @@ static int job_passes(struct agent *a, struct agent_merge_job *job)
 		res->passes++;
 		res->pages_shared += a->pass.shared;
 		res->pages_zeroed += a->pass.zeroed;
-		res->settled = job_settled(a, res->passes);
+		res->settled = job_settled(a, res->passes, &quiet);
 		if (!res->settled && clock_now_ns() >= job->deadline_ns)
 			return -ETIMEDOUT;
 		while (!res->settled && !interrupted(a) && clock_now_ns() < a->scanned_ns + MERGE_GAP_NS)
