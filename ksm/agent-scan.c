@@ -66,10 +66,13 @@ static int watch_parts(struct agent *a, uint64_t f, uint64_t end)
 int agent_watch_all(struct agent *a)
 {
 	int r = 0;
+	hva_t at;
 
 	for (size_t i = 0; r == 0 && i < a->range_count; i++) {
 		uint64_t first = a->ranges[i].first.v, end = first + a->ranges[i].frames;
 
+		if (agent_frames_span(a, first, end, &at) != end - first)
+			return -EFAULT;
 		r = is_private(a, first, end) ? watch_range(a, first, end) : watch_parts(a, first, end);
 	}
 	return r;

@@ -70,8 +70,8 @@ static bool write_once(struct replay_writer *w, uint64_t window)
 	uint64_t c = chance(w);
 
 	atomic_fetch_add_explicit(&w->writes, 1, memory_order_relaxed);
-	if (c % 8 == 0)
-		return replay_memory_write(w->m, frame, c | (uint64_t)1 << 63);
+	if (c % 8 == 0) /* now and then the zero page */
+		return replay_memory_write(w->m, frame, c % 64 == 0 ? 0 : c | (uint64_t)1 << 63);
 	return replay_memory_write_word(w->m, frame, (unsigned)(c >> 8) % (PAGE_BYTES / 8), c);
 }
 

@@ -63,9 +63,15 @@ static void guest_open(struct guest *g, struct fake_store *s, const struct repla
 	guest_open_with(g, s, runs, count, seed, (struct agent_config){.manual = true});
 }
 
+static void verify_work(void *arg)
+{
+	assert_true(replay_memory_verify(arg, GFN(0), FRAMES));
+}
+
 static void guest_close(struct guest *g)
 {
-	assert_true(replay_memory_verify(g->m, GFN(0), FRAMES));
+	/* The agent may be at work. */
+	assert_int_equal(hold_call(replay_memory_hold(g->m), verify_work, g->m), 0);
 	replay_memory_watch_by(g->m, NULL);
 	agent_free(g->agent);
 	assert_true(replay_memory_verify(g->m, GFN(0), FRAMES));
@@ -517,8 +523,12 @@ static bool one_is_hot(struct guest *g)
 {
 	static uint64_t n;
 
-	for (unsigned i = 0; i < 512; i++)
+	hold_join(replay_memory_hold(g->m));
+	for (unsigned i = 0; i < 512; i++) {
+		hold_attend(replay_memory_hold(g->m));
 		assert_true(replay_memory_write_word(g->m, GFN(512 + i), 3, ++n));
+	}
+	hold_leave(replay_memory_hold(g->m));
 	return stats(g).hot_blocks == 1 && stats(g).passes > 20;
 }
 
