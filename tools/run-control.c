@@ -12,6 +12,8 @@ struct run_control {
 	struct vm *vm;
 	struct console *console;
 	struct control *control;
+	void (*attach)(void *arg, int fd);
+	void *attach_arg;
 };
 
 /* The console is not the VM's, but people look for it among the devices. */
@@ -116,6 +118,16 @@ static void on_resume(void *arg)
 	vm_resume(rc->vm);
 }
 
+static int on_attach_store(void *arg, int fd)
+{
+	struct run_control *rc = arg;
+
+	if (!rc->attach)
+		return -ENODEV;
+	rc->attach(rc->attach_arg, fd);
+	return 0;
+}
+
 static void on_thread_started(void *arg)
 {
 	struct run_control *rc = arg;
@@ -142,6 +154,7 @@ static const struct control_ops ops = {
 	.dump = on_dump,
 	.pause = on_pause,
 	.resume = on_resume,
+	.attach_store = on_attach_store,
 	.thread_started = on_thread_started,
 	.console = on_console,
 };
@@ -161,6 +174,12 @@ int run_control_new(struct io_loop *loop, const char *path, struct vm *vm, struc
 		return r;
 	*ret = TAKE_PTR(rc);
 	return 0;
+}
+
+void run_control_set_attach(struct run_control *rc, void (*attach)(void *arg, int fd), void *arg)
+{
+	rc->attach = attach;
+	rc->attach_arg = arg;
 }
 
 void run_control_confined(struct run_control *rc, const struct confine_done *done, thread_confine_fn confine,

@@ -24,6 +24,9 @@ int run_control_new(struct io_loop *loop, const char *path, struct vm *vm, struc
 		    const char *name, struct errmsg *err, struct run_control **ret) must_check;
 void run_control_free(struct run_control *rc);
 
+/* What becomes of a daemon's socket: @attach takes it, on the loop's thread. Until then, and with NULL, none is taken. */
+void run_control_set_attach(struct run_control *rc, void (*attach)(void *arg, int fd), void *arg);
+
 /* The process is confined, as @done says: threads call @confine first, and the socket's file is left in the end if @leave_file. */
 void run_control_confined(struct run_control *rc, const struct confine_done *done, thread_confine_fn confine,
 			  bool leave_file);

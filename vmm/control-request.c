@@ -239,6 +239,24 @@ static enum control_verdict cmd_dump(const struct request *r)
 	return CONTROL_ANSWERED;
 }
 
+static enum control_verdict cmd_attach_store(const struct request *r)
+{
+	struct control *control = r->client->control;
+
+	int e;
+
+	if (r->client->passed_fd < 0)
+		return fail(r, "pass the socket with the request (SCM_RIGHTS)");
+	e = control->ops->attach_store(control->arg, r->client->passed_fd);
+	if (e == -ENODEV)
+		return fail(r, "this VM has no memory agent");
+	if (e < 0)
+		return fail(r, strerror(-e));
+	r->client->passed_fd = -1;
+	control_answer(r->client, r->id, NULL);
+	return CONTROL_ANSWERED;
+}
+
 static enum control_verdict cmd_console(const struct request *r)
 {
 	struct control_client *client = r->client;
@@ -288,6 +306,7 @@ static const struct command commands[] = {
 	{"check", {NULL}, cmd_check},
 	{"pause", {NULL}, cmd_pause},
 	{"resume", {NULL}, cmd_resume},
+	{"attach-store", {NULL}, cmd_attach_store},
 };
 
 /*

@@ -72,6 +72,8 @@ struct control_ops {
 	/* As vm_pause() and vm_resume(); they alternate. */
 	void (*pause)(void *arg);
 	void (*resume)(void *arg);
+	/* A connected socket from the daemon, for the memory agent, which looks at it. 0, and it is taken; -ENODEV: there is no agent. */
+	int (*attach_store)(void *arg, int fd);
 	/* Called first by each thread of the control socket; NULL: nothing to do. */
 	void (*thread_started)(void *arg);
 	/* As console_attach(). */

@@ -211,6 +211,9 @@ int rundir_claim(const struct rundir *dir, const char *name, struct errmsg *err,
 				  "--name %s: use 1 to %d letters, digits, '-', '_' or '.', starting with a "
 				  "letter or digit",
 				  name, CONFIG_NAME_MAX);
+	/* Its socket would be NAME.sock. */
+	if (strcmp(name, "sardined") == 0)
+		return errmsg_set(err, -EINVAL, "--name %s: the daemon's own; choose another name", name);
 	for (unsigned i = 0; i < CLAIM_TRIES && (r == -EAGAIN || r == -ESTALE); i++) {
 		if (i > 0 && r == -EAGAIN)
 			nanosleep(&(struct timespec){.tv_nsec = CLAIM_RETRY_NS}, NULL);

@@ -18,7 +18,8 @@
  * VM it holds
  *   NAME.lock  locked (OFD write lock) by the VMM as long as it lives, however it dies; its text is the pid;
  *   NAME.sock  the control socket;
- *   NAME.log   the log of a detached VM; it outlives the VM.
+ *   NAME.log   the log of a detached VM; it outlives the VM;
+ * and the socket of the daemon, sardined.sock: no VM may have that name.
  * A name is in use exactly while NAME.lock is locked. Who holds the lock may remove what a dead predecessor
  * left; a lock file is only removed by its holder, and a new holder checks that the file it locked is still
  * the one in the directory.

@@ -73,7 +73,7 @@ static int socket_bind(int fd, const char *path)
 }
 
 /* Make room at @path if what is there is a socket on which nobody listens. */
-static int remove_dead(const char *path, const char *what, struct errmsg *err)
+static int remove_dead(const char *path, int type, const char *what, struct errmsg *err)
 {
 	struct stat st;
 	auto_fd fd = -1;
@@ -86,7 +86,7 @@ static int remove_dead(const char *path, const char *what, struct errmsg *err)
 				  "%s: the file exists and is no socket; remove it or choose another path",
 				  what);
 	/* Non-blocking: a listener with a full backlog answers EAGAIN at once, and is alive. */
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
 	r = socket_connect(fd, path);
@@ -97,21 +97,27 @@ static int remove_dead(const char *path, const char *what, struct errmsg *err)
 			       : 0;
 	if (r == -ENOENT)
 		return 0;
-	if (r < 0 && r != -EAGAIN)
+	if (r < 0 && r != -EAGAIN && r != -EPROTOTYPE)
 		return errmsg_set(err, r, "%s: %s", what, strerror(-r));
 	return errmsg_set(err, -EADDRINUSE, "%s: in use by a running program; choose another path", what);
 }
 
 int unix_listen(const char *path, const char *what, struct errmsg *err, struct unix_listener *ret)
 {
+	return unix_listen_type(path, SOCK_STREAM, what, err, ret);
+}
+
+int unix_listen_type(const char *path, int type, const char *what, struct errmsg *err,
+		     struct unix_listener *ret)
+{
 	auto_fd fd = -1;
 	auto_free char *copy = NULL;
 	struct stat st;
-	int r = remove_dead(path, what, err);
+	int r = remove_dead(path, type, what, err);
 
 	if (r < 0)
 		return r;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	/* bind() gives the file the mode of the socket: there is no moment with a wider one. */
 	if (fd < 0 || fchmod(fd, 0600) < 0)
 		return errmsg_set(err, -errno, "%s: %s", what, strerror(errno));

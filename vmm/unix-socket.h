@@ -32,6 +32,10 @@ struct unix_listener {
  */
 int unix_listen(const char *path, const char *what, struct errmsg *err, struct unix_listener *ret) must_check;
 
+/* The same for sockets of another type: SOCK_SEQPACKET. */
+int unix_listen_type(const char *path, int type, const char *what, struct errmsg *err,
+		     struct unix_listener *ret) must_check;
+
 /* Close, and remove the file if it is still ours. A listener that is none is allowed. */
 void unix_listener_close(struct unix_listener *listener);
 

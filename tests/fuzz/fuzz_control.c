@@ -210,7 +210,7 @@ static void refuse(struct fake_vm *vm, unsigned n)
 {
 	static const int errors[] = {-EINVAL, -ENODEV, -EUSERS, -EMSGSIZE, -ENOMEM, 0};
 
-	vm->balloon_result = vm->console_result = errors[n % ARRAY_SIZE(errors)];
+	vm->balloon_result = vm->console_result = vm->attach_result = errors[n % ARRAY_SIZE(errors)];
 	atomic_store(&vm->usage_result, errors[n % ARRAY_SIZE(errors)]);
 }
 

@@ -59,6 +59,7 @@ def control():
     seeds = {"all": READ.join(plain), "at-once": b"".join(plain), "halves": b'{"cmd":' + LOOP + b'"ping"}\n' + READ,
              "dump": dump + READ + FD + request("dump", format="raw") + READ, "dump-leave": dump + LEAVE + plain[0],
              "dump-twice": dump + FD + request("dump") + READ, "no-fd": request("dump"), "bad": request("dump", format=1),
+             "attach": (FD + REFUSE + request("attach-store") + READ) * 8,
              "console": plain[0] + request("console") + b"typed\n" + READ, "stay": plain[4] * 20 + STAY,
              "refused": b"".join(REFUSE + plain[1] + plain[3] + request("console") + READ for _ in range(5)),
              "refused-typed": REFUSE + request("console") + b"typed" + READ, "waits-console": plain[4] + request("console"),

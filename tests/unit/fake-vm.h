@@ -33,6 +33,8 @@ struct fake_vm {
 	atomic_uint pausing;	/* pauses begun */
 	atomic_uint pauses;	/* and done */
 	atomic_uint resumes;
+	int attach_result;
+	atomic_uint attached;
 };
 
 static inline json_t *fake_stats(void *arg)
@@ -117,6 +119,17 @@ static inline void fake_resume(void *arg)
 		abort();
 }
 
+static inline int fake_attach(void *arg, int fd)
+{
+	struct fake_vm *vm = arg;
+
+	if (vm->attach_result)
+		return vm->attach_result;
+	atomic_fetch_add(&vm->attached, 1);
+	close(fd);
+	return 0;
+}
+
 static inline int fake_console(void *arg, int fd, const void *prefix, size_t prefix_len, const void *input,
 			       size_t input_len)
 {
@@ -174,6 +187,7 @@ static const struct control_ops fake_ops = {
 	.check = fake_check,
 	.pause = fake_pause,
 	.resume = fake_resume,
+	.attach_store = fake_attach,
 	.console = fake_console,
 };
 

@@ -519,6 +519,30 @@ TEST(dump_goes_to_the_descriptor_while_the_loop_goes_on)
 	fixture_stop(&f);
 }
 
+TEST(a_daemons_socket_is_passed_on)
+{
+	struct fixture f;
+	int fd, file = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	fixture_start(&f);
+	fd = join(&f);
+	send_text(fd, "{\"id\":1,\"cmd\":\"attach-store\"}\n");
+	assert_non_null(strstr(get_line(fd), "pass the socket"));
+	f.vm.attach_result = -ENODEV;
+	send_fd(fd, "{\"id\":2,\"cmd\":\"attach-store\"}\n", &file, 1);
+	assert_non_null(strstr(get_line(fd), "no memory agent"));
+	f.vm.attach_result = 0;
+	/* The one that was refused is still there, for one more attempt. */
+	send_text(fd, "{\"id\":3,\"cmd\":\"attach-store\"}\n");
+	assert_string_equal(get_line(fd), "{\"id\":3,\"ok\":true,\"result\":{}}\n");
+	send_text(fd, "{\"id\":4,\"cmd\":\"attach-store\"}\n");
+	assert_non_null(strstr(get_line(fd), "pass the socket"));
+	assert_int_equal(atomic_load(&f.vm.attached), 1);
+	close(fd);
+	close(file);
+	fixture_stop(&f);
+}
+
 static bool dump_cancelled(void *arg)
 {
 	return atomic_load(&((struct fixture *)arg)->vm.dumps_cancelled) == 1;
@@ -595,6 +619,7 @@ int main(void)
 		cmocka_unit_test(console_takes_the_connection),
 		cmocka_unit_test(what_follows_a_refused_console_is_no_request),
 		cmocka_unit_test(dump_goes_to_the_descriptor_while_the_loop_goes_on),
+		cmocka_unit_test(a_daemons_socket_is_passed_on),
 		cmocka_unit_test(dump_ends_with_its_client_and_with_the_server),
 		cmocka_unit_test(unwanted_descriptors_are_closed),
 	};
