@@ -8,5 +8,5 @@ file(RENAME "${doc}/CHANGELOG.md" "${doc}/changelog")
 file(REMOVE "${doc}/LICENSE")
 configure_file("${CMAKE_CURRENT_LIST_DIR}/../dist/debian/copyright" "${doc}/copyright" COPYONLY)
 execute_process(
-  COMMAND gzip -9n "${doc}/changelog" "${usr}/share/man/man1/sardine.1" "${usr}/share/man/man5/sardine-config.5"
+  COMMAND gzip -9n "${doc}/changelog" "${usr}/share/man/man1/sardine.1" "${usr}/share/man/man5/sardine-config.5" "${usr}/share/man/man8/sardined.8"
   COMMAND_ERROR_IS_FATAL ANY)

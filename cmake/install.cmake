@@ -5,11 +5,12 @@ include(GNUInstallDirs)
 
 set(SARDINE_SYSTEMD_DIR lib/systemd/system CACHE STRING "Where systemd units go, below the prefix unless absolute")
 
-install(TARGETS sardine RUNTIME)
+install(TARGETS sardine sardined RUNTIME)
 install(FILES dist/completion.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME sardine)
+install(FILES dist/completion-sardined.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME sardined)
 install(FILES docs/stats.schema.json DESTINATION ${CMAKE_INSTALL_DATADIR}/sardine)
 install(
-  FILES LICENSE README.md CHANGELOG.md docs/analyze.md docs/benchmarks.md docs/control-protocol.md docs/operations.md
+  FILES LICENSE README.md CHANGELOG.md docs/analyze.md docs/benchmarks.md docs/control-protocol.md docs/daemon.md docs/operations.md
         docs/stats.md docs/threat-model.md
   DESTINATION ${CMAKE_INSTALL_DOCDIR})
 

@@ -40,7 +40,7 @@ _sardine_vms() {
 	((EUID)) && [[ ${XDG_RUNTIME_DIR-} == /* ]] && dir=$XDG_RUNTIME_DIR/sardine
 	[[ ${SARDINE_RUNTIME_DIR-} == /* ]] && dir=$SARDINE_RUNTIME_DIR
 	for file in "$dir"/*.sock; do
-		[[ -S $file ]] || continue
+		[[ -S $file && ${file##*/} != sardined.sock ]] || continue
 		file=${file##*/}
 		names+=("${file%.sock}")
 	done

@@ -18,6 +18,7 @@
 #include "tools/run-options.h"
 #include "tools/run-signals.h"
 #include "tools/run-sweeper.h"
+#include "tools/store-client.h"
 #include "vmm/console.h"
 #include "vmm/rundir.h"
 #include "vmm/vm.h"
@@ -344,6 +345,7 @@ static int run_vm(const char *verb, const struct vm_config *config, int report_f
 
 	run_memory_init();
 	r = confine_plan_make(config, &run.plan, &err);
+	descriptors_raise();
 	/* What whoever started us left open is nothing that a guest should come near. */
 	if (run.plan.sandbox)
 		confine_inherited(config, report_fd);

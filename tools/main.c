@@ -4,12 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/cleanup.h"
-#include "base/errmsg.h"
 #include "tools/cli.h"
 
 static const struct verb {
@@ -34,18 +32,6 @@ static const struct verb {
 	{"check", "say what this host can do for VMs", cmd_check},
 	{"analyze", "say exactly what sharing identical pages would save", cmd_analyze},
 };
-
-int cli_error(const char *verb, int code, const char *fmt, ...)
-{
-	char text[ERRMSG_MAX];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	fprintf(stderr, "%s: %s\n", verb, text);
-	return code;
-}
 
 static void print_help(void)
 {

@@ -63,6 +63,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "base/addr.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/size.h"
@@ -216,13 +217,14 @@ bool confine_plan_any(const struct confine_plan *plan, const struct confine_user
 	return plan->sandbox || plan->seccomp != CONFIG_SECCOMP_OFF || user->given;
 }
 
-static int set_limits(struct errmsg *err)
+static int set_limits(const struct vm_config *config, struct errmsg *err)
 {
-	static const struct {
+	const struct {
 		int what;
 		rlim_t max;
 	} limits[] = {
-		{RLIMIT_NOFILE, DESCRIPTORS_MAX},
+		/* And one per segment of the store that it maps. */
+		{RLIMIT_NOFILE, DESCRIPTORS_MAX + config->mem_bytes / HUGE_PAGE_BYTES},
 		{RLIMIT_MSGQUEUE, 0},
 		{RLIMIT_RTPRIO, 0},
 		{RLIMIT_NICE, 0},
@@ -336,7 +338,7 @@ int confine_process(const struct vm_config *config, const struct confine_plan *p
 	int r = 0;
 
 	if (plan->sandbox)
-		r = set_limits(err);
+		r = set_limits(config, err);
 	if (r == 0 && plan->sandbox)
 		r = change_root(config, plan, dir, err, &done.new_root);
 	if (r == 0 && plan->sandbox)

@@ -159,6 +159,7 @@ TEST(name_is_held_once)
 	assert_non_null(strstr(err.text, pid));
 	assert_int_equal(rundir_claim(&run, "c", NULL, &c), 0);
 	assert_int_equal(rundir_claim(&run, "a/b", NULL, &b), -EINVAL);
+	assert_int_equal(rundir_claim(&run, "sardined", NULL, &b), -EINVAL);
 	assert_int_equal(rundir_find(&run, "a", &entry), 0);
 	assert_int_equal(entry.pid, getpid());
 	assert_int_equal(rundir_find(&run, "b", &entry), -ENOENT);
