@@ -20,7 +20,7 @@ declare -gA _sardine_options=(
 	[dump]='--format= --json'
 	[merge]='--all --json --timeout='
 	[replay]='--cgroup= --check --engine= --image= --json --manual --mem= --name= --seed= --synthetic= --thp= --write-rate= --write-set='
-	[bench]='--content= --engines= --json --limit= --mem= --thp= --vms='
+	[bench]='--content= --engines= --json --limit= --mem= --pairs= --seconds= --thp= --vms='
 	[check]='--json'
 	[analyze]='--all-vms --compare --every= --json --page-size= --pid= --plot= --rounds= --sample= --sizes --sketch= --threads='
 )
@@ -93,7 +93,7 @@ _sardine_argument() {
 	case $1 in
 	stop | kill | pause | resume | wait | console | stats | balloon | merge) _sardine_vms ;;
 	dump) if ((2 == COMP_CWORD)); then _sardine_vms; else _sardine_files; fi ;;
-	bench) _sardine_offer 'merge' ;;
+	bench) _sardine_offer 'merge idle' ;;
 	analyze) _sardine_files ;;
 	esac
 }

@@ -11,7 +11,9 @@
 #include "base/errmsg.h"
 #include "tools/bench-guard.h"
 
-#define BENCH_VMS_MAX 64u
+#define BENCH_VMS_MAX	64u
+#define BENCH_MEMS_MAX	16u
+#define BENCH_PAIRS_MAX 99u
 /* How long a VM may take to be filled. */
 #define BENCH_FILL_S 600
 
@@ -27,7 +29,11 @@ const char *bench_engine_name(enum bench_engine engine);
 struct bench_options {
 	bool json;
 	unsigned vms;
-	uint64_t mem_bytes;    /* of each; 0: as large as its image */
+	uint64_t mem_bytes;	       /* of each; 0: as large as its image */
+	uint64_t mems[BENCH_MEMS_MAX]; /* of idle: one after the other */
+	unsigned mem_count;
+	uint64_t seconds;      /* of idle: of each figure */
+	unsigned pairs;	       /* of idle: slices without and with the agent */
 	const char *synthetic; /* a specification, or NULL: */
 	char **images;	       /* in turn */
 	size_t image_count;
@@ -104,7 +110,8 @@ int bench_count_frames(const struct bench_vm *vms, unsigned count, struct bench_
 int bench_count_reachable(const struct bench_vm *vms, unsigned count, uint64_t *ret,
 			  struct errmsg *err) must_check;
 
-/* `bench merge`. Return: an exit code. */
+/* `bench merge` and `bench idle`. Return: an exit code. */
 int bench_merge(const char *verb, const struct bench_options *options);
+int bench_idle(const char *verb, const struct bench_options *options);
 
 #endif

@@ -12,13 +12,16 @@
 #include "tools/replay-spec.h"
 
 #define LIMIT_MAX_S 86400u
+#define SECONDS_MAX 3600u
+#define MEM_MAX	    (UINT64_C(1) << 40)
 
-enum { OPT_VMS = 256, OPT_MEM, OPT_CONTENT, OPT_ENGINES, OPT_THP, OPT_LIMIT };
+enum { OPT_VMS = 256, OPT_MEM, OPT_CONTENT, OPT_ENGINES, OPT_THP, OPT_LIMIT, OPT_SECONDS, OPT_PAIRS };
 
 struct args {
 	struct bench_options o;
-	const char *what; /* "merge" */
-	char *images;	  /* copy that o.images points into */
+	const char *what;	/* "merge", "idle" */
+	bool of_merge, of_idle; /* an option that only this one has */
+	char *images;		/* copy that o.images points into */
 	struct errmsg err;
 };
 
@@ -91,6 +94,31 @@ static void set_engines(struct args *a, const char *arg)
 	}
 }
 
+static void set_mems(struct args *a, const char *arg)
+{
+	a->o.mem_count = 0;
+	for (const char *p = arg;; p++) {
+		size_t len = strcspn(p, ",");
+		char one[24];
+		uint64_t bytes = 0;
+
+		if (len < sizeof(one)) {
+			memcpy(one, p, len);
+			one[len] = '\0';
+		}
+		if (len >= sizeof(one) || a->o.mem_count == BENCH_MEMS_MAX || size_parse(one, &bytes) < 0 ||
+		    bytes == 0 || bytes > MEM_MAX || bytes & PAGE_MASK) {
+			wrong(a, "mem", arg,
+			      "give sizes of whole pages of 4096 bytes, at most 1T, at most 16 of them");
+			return;
+		}
+		a->o.mems[a->o.mem_count++] = bytes;
+		p += len;
+		if (!*p)
+			return;
+	}
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct args *a = state->input;
@@ -101,19 +129,32 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		a->o.json = true;
 		return 0;
 	case OPT_VMS:
+		a->of_merge = true;
 		if (number_parse(arg, BENCH_VMS_MAX, &n) < 0 || n == 0)
 			wrong(a, "vms", arg, "give a number, 1 to 64");
 		else
 			a->o.vms = (unsigned)n;
 		return 0;
 	case OPT_MEM:
-		if (size_parse(arg, &a->o.mem_bytes) < 0 || a->o.mem_bytes == 0 || a->o.mem_bytes & PAGE_MASK)
-			wrong(a, "mem", arg, "give a size of whole pages of 4096 bytes");
+		set_mems(a, arg);
+		return 0;
+	case OPT_SECONDS:
+		a->of_idle = true;
+		if (number_parse(arg, SECONDS_MAX, &a->o.seconds) < 0 || a->o.seconds == 0)
+			wrong(a, "seconds", arg, "give a number, 1 to 3600");
+		return 0;
+	case OPT_PAIRS:
+		a->of_idle = true;
+		if (number_parse(arg, BENCH_PAIRS_MAX, &n) < 0 || n == 0)
+			wrong(a, "pairs", arg, "give a number, 1 to 99");
+		else
+			a->o.pairs = (unsigned)n;
 		return 0;
 	case OPT_CONTENT:
 		set_content(a, arg);
 		return 0;
 	case OPT_ENGINES:
+		a->of_merge = true;
 		set_engines(a, arg);
 		return 0;
 	case OPT_THP:
@@ -122,6 +163,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		a->o.thp = strcmp(arg, "on") == 0;
 		return 0;
 	case OPT_LIMIT:
+		a->of_merge = true;
 		if (number_parse(arg, LIMIT_MAX_S, &a->o.limit_s) < 0 || a->o.limit_s == 0)
 			wrong(a, "limit", arg, "give seconds, 1 to 86400");
 		return 0;
@@ -137,25 +179,36 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 
 static int run(const char *verb, struct args *a)
 {
+	bool idle = a->what && strcmp(a->what, "idle") == 0;
+
 	if (!a->what)
-		errmsg_set(&a->err, -EINVAL, "say what to measure: merge");
-	else if (strcmp(a->what, "merge") != 0)
-		errmsg_set(&a->err, -EINVAL, "%.80s: no such benchmark; there is: merge", a->what);
-	if (a->o.synthetic && !a->o.mem_bytes)
-		a->o.mem_bytes = 256 * MIB;
+		errmsg_set(&a->err, -EINVAL, "say what to measure: merge or idle");
+	else if (!idle && strcmp(a->what, "merge") != 0)
+		errmsg_set(&a->err, -EINVAL, "%.80s: no such benchmark; there are: merge, idle", a->what);
+	else if (idle && (a->of_merge || !a->o.synthetic))
+		errmsg_set(&a->err, -EINVAL, "--vms, --engines, --limit and images are for: merge");
+	else if (!idle && (a->of_idle || a->o.mem_count > 1))
+		errmsg_set(&a->err, -EINVAL, "--seconds, --pairs and several sizes are for: idle");
 	if (a->err.text[0])
 		return cli_error(verb, CLI_USAGE, "%s", a->err.text);
-	return bench_merge(verb, &a->o);
+	if (idle && !a->o.mem_count)
+		set_mems(a, "1G");
+	else if (a->o.synthetic && !a->o.mem_count)
+		set_mems(a, "256M");
+	a->o.mem_bytes = a->o.mem_count ? a->o.mems[0] : 0;
+	return idle ? bench_idle(verb, &a->o) : bench_merge(verb, &a->o);
 }
 
 int cmd_bench(int argc, char **argv)
 {
 	static const struct argp_option options[] = {
-		{.name = "vms", .key = OPT_VMS, .arg = "N", .doc = "how many VMs (default 4)"},
+		{.name = "vms", .key = OPT_VMS, .arg = "N", .doc = "merge: how many VMs (default 4)"},
 		{.name = "mem",
 		 .key = OPT_MEM,
 		 .arg = "SIZE",
-		 .doc = "memory of each (default 256M; with images: as large as these)"},
+		 .doc = "memory of each (merge: default 256M, with images as large as these); idle: of the "
+			"VM, also several "
+			"sizes with commas between (default 1G)"},
 		{.name = "content",
 		 .key = OPT_CONTENT,
 		 .arg = "WHAT",
@@ -164,7 +217,8 @@ int cmd_bench(int argc, char **argv)
 		{.name = "engines",
 		 .key = OPT_ENGINES,
 		 .arg = "LIST",
-		 .doc = "what to compare, with commas between: ksmd-default, ksmd-fastest (default: all)"},
+		 .doc = "merge: what to compare, with commas between: ksmd-default, ksmd-fastest (default: "
+			"all)"},
 		{.name = "thp",
 		 .key = OPT_THP,
 		 .arg = "on|off",
@@ -172,14 +226,22 @@ int cmd_bench(int argc, char **argv)
 		{.name = "limit",
 		 .key = OPT_LIMIT,
 		 .arg = "SECONDS",
-		 .doc = "end an engine's run after that time, settled or not (default 120)"},
+		 .doc = "merge: end an engine's run after that time, settled or not (default 120)"},
+		{.name = "seconds",
+		 .key = OPT_SECONDS,
+		 .arg = "N",
+		 .doc = "idle: measure each figure for so long (default 10)"},
+		{.name = "pairs",
+		 .key = OPT_PAIRS,
+		 .arg = "N",
+		 .doc = "idle: slices of a load without and with the engine (default 5)"},
 		CLIENT_OPTION_JSON,
 		{0},
 	};
 	static const struct argp argp = {
 		.options = options,
 		.parser = parse_option,
-		.args_doc = "merge",
+		.args_doc = "merge|idle",
 		.doc = "Measures what sharing is worth and what it costs. merge: the same bytes through each "
 		       "engine.\v"
 		       "ksmd's settings are put back in the end, also when the benchmark is killed.\n"
@@ -192,7 +254,9 @@ int cmd_bench(int argc, char **argv)
 		      .synthetic = REPLAY_SPEC_DEFAULT,
 		      .engines = {BENCH_KSMD_DEFAULT, BENCH_KSMD_FASTEST},
 		      .engine_count = BENCH_ENGINES,
-		      .limit_s = 120},
+		      .limit_s = 120,
+		      .seconds = 10,
+		      .pairs = 5},
 	};
 	int code;
 

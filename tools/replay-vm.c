@@ -184,6 +184,16 @@ int replay_vm_start(struct replay_vm *vm, struct errmsg *err)
 	return 0;
 }
 
+struct replay_memory *replay_vm_memory(struct replay_vm *vm)
+{
+	return vm->m;
+}
+
+struct agent *replay_vm_agent(struct replay_vm *vm)
+{
+	return vm->agent;
+}
+
 void replay_vm_end(struct replay_vm *vm, enum vm_end end)
 {
 	pthread_mutex_lock(&vm->mutex);

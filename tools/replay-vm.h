@@ -53,6 +53,10 @@ DEFINE_CLEANUP(struct replay_vm, replay_vm_free)
 /* Start what writes it and what looks after it. */
 int replay_vm_start(struct replay_vm *vm, struct errmsg *err) must_check;
 
+struct replay_memory *replay_vm_memory(struct replay_vm *vm);
+/* NULL: the engine is not ours. */
+struct agent *replay_vm_agent(struct replay_vm *vm);
+
 /* What the control socket is served with; the argument is the VM. */
 extern const struct control_ops replay_vm_ops;
 

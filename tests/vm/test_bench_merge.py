@@ -161,7 +161,12 @@ class Ksmd(Bench):
 class BadInput(Bench):
     ROWS = (
         (("say what to measure",), ()),
-        (("fly: no such benchmark", "merge"), ("fly",)),
+        (("fly: no such benchmark", "merge, idle"), ("fly",)),
+        (("--seconds", "idle"), ("merge", "--seconds", "5")),
+        (("several sizes", "idle"), ("merge", "--mem", "1M,2M")),
+        (("--vms", "for: merge"), ("idle", "--vms", "2")),
+        (("--pairs 0", "1 to 99"), ("idle", "--pairs", "0")),
+        (("--mem 1M,", "at most 16"), ("idle", "--mem", "1M,")),
         (("more: one argument too many",), ("merge", "more")),
         (("--vms 0", "1 to 64"), ("merge", "--vms", "0")),
         (("--vms 65", "1 to 64"), ("merge", "--vms", "65")),
