@@ -426,7 +426,7 @@ static int setup(void **state)
 	/* The work of a hold runs on any thread that is held, under its filter. */
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -1;
-	options.confine = confine_threads(&(struct vm_config){.seccomp = CONFIG_SECCOMP_ON});
+	options.confine = confine_threads(CONFIG_SECCOMP_ON);
 #endif
 	if (probe_vm_start(&t->p, &options) < 0)
 		return -1;
