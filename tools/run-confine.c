@@ -365,20 +365,27 @@ int confine_process(const struct vm_config *config, const struct confine_plan *p
 
 void confine_log_missing(const struct confine_plan *plan, const struct confine_done *done)
 {
-	const bool root = plan->sandbox && !done->new_root;
-	const bool landlock = plan->sandbox && !done->landlock_abi;
-	const bool filters =
-		plan->asked == CONFIG_SECCOMP_AUTO && !SANITIZED && done->seccomp == CONFIG_SECCOMP_OFF;
+	const struct {
+		bool missing;
+		const char *what;
+	} parts[] = {
+		{plan->sandbox && !done->new_root, "no empty root (only root may have one)"},
+		{plan->sandbox && !done->landlock_abi, "no Landlock (this kernel has none)"},
+		{plan->asked == CONFIG_SECCOMP_AUTO && !SANITIZED && done->seccomp == CONFIG_SECCOMP_OFF,
+		 "no seccomp filters (this kernel has none)"},
+	};
 	/* Either keeps files out of reach, so one of them missing is nothing to worry about. */
-	const bool files = root && landlock;
+	const bool in_sight = parts[0].missing && parts[1].missing;
+	char text[256] = "";
+	size_t at = 0;
 
-	if (!root && !landlock && !filters)
-		return;
-	log_line(files || filters ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, "confined in part:%s%s%s%s%s",
-		 root ? " no empty root (root's right)" : "", root && landlock ? "," : "",
-		 landlock ? " no Landlock (the kernel's)" : "",
-		 filters ? " no seccomp filters (the kernel's)" : "",
-		 files ? ": the file system stays in sight" : "");
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++)
+		if (parts[i].missing && at < sizeof(text))
+			at += (size_t)snprintf(text + at, sizeof(text) - at, "%s%s", at ? ", " : "",
+					       parts[i].what);
+	if (at)
+		log_line(in_sight || parts[2].missing ? LOG_LEVEL_WARN : LOG_LEVEL_INFO,
+			 "confined in part: %s%s", text, in_sight ? "; the file system stays in sight" : "");
 }
 
 /* A thread that cannot be confined must not run. */
