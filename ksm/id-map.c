@@ -26,18 +26,18 @@ void *id_map_get(const struct id_map *m, uint64_t id)
 	return m->size ? m->slots[slot_of(m, id)].value : NULL;
 }
 
-static int grow(struct id_map *m)
+static int resize(struct id_map *m, size_t size)
 {
-	struct id_map bigger = {.size = m->size ? 2 * m->size : SIZE_MIN, .used = m->used};
+	struct id_map other = {.size = size, .used = m->used};
 
-	bigger.slots = calloc(bigger.size, sizeof(*bigger.slots));
-	if (!bigger.slots)
+	other.slots = calloc(size, sizeof(*other.slots));
+	if (!other.slots)
 		return -ENOMEM;
 	for (size_t i = 0; i < m->size; i++)
 		if (m->slots[i].value)
-			bigger.slots[slot_of(&bigger, m->slots[i].id)] = m->slots[i];
+			other.slots[slot_of(&other, m->slots[i].id)] = m->slots[i];
 	free(m->slots);
-	*m = bigger;
+	*m = other;
 	return 0;
 }
 
@@ -47,7 +47,7 @@ int id_map_put(struct id_map *m, uint64_t id, void *value)
 	int r;
 
 	if (!id_map_get(m, id) && 4 * (m->used + 1) > 3 * m->size) {
-		r = grow(m);
+		r = resize(m, m->size ? 2 * m->size : SIZE_MIN);
 		if (r < 0)
 			return r;
 	}
@@ -80,6 +80,8 @@ void *id_map_remove(struct id_map *m, uint64_t id)
 		hole = i;
 	}
 	m->slots[hole].value = NULL;
+	if (m->size > SIZE_MIN && 16 * m->used < m->size)
+		(void)!resize(m, m->size / 4); /* else it stays large */
 	return value;
 }
 

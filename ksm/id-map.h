@@ -31,7 +31,7 @@ void *id_map_get(const struct id_map *m, uint64_t id);
  */
 int id_map_put(struct id_map *m, uint64_t id, void *value) must_check;
 
-/* Take @id out. The last one gives the memory back. Return: its value, or NULL. */
+/* Take @id out; memory that few need is given back. Return: its value, or NULL. */
 void *id_map_remove(struct id_map *m, uint64_t id);
 
 /* Give the memory back; the values are the caller's. */

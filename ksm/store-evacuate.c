@@ -333,7 +333,7 @@ static void find_places(struct store *s)
 			g = store_segment_next(s, g ? g->number : 0);
 			if (g)
 				r = store_segment_reindex(s, g);
-			/* Others have a turn. */
+			/* Others may have a turn. */
 			pthread_mutex_unlock(&s->lock);
 			pthread_mutex_lock(&s->lock);
 		} while (g && r == 0);

@@ -50,11 +50,14 @@ static size_t bucket_of(const struct store_records *r, uint64_t place)
 	return (size_t)(place * r->buckets >> PLACE_BITS);
 }
 
-/* The place in bucket @b of a word. */
-static uint64_t place_in(const struct store_records *r, size_t b, uint64_t word)
+static uint64_t first_place(const struct store_records *r, size_t b)
 {
-	uint64_t first = (((uint64_t)b << PLACE_BITS) + r->buckets - 1) / r->buckets;
+	return (((uint64_t)b << PLACE_BITS) + r->buckets - 1) / r->buckets;
+}
 
+/* The place of a word in the bucket whose first place is @first. */
+static uint64_t place_in(uint64_t first, uint64_t word)
+{
 	return first + (((word >> STORE_OWNER_BITS) - first) & LOW_MASK);
 }
 
@@ -92,10 +95,10 @@ static bool append(uint64_t *words, uint64_t place, store_owner_t owner)
 /* True when a word of bucket @b moved to its other bucket. */
 static bool make_room(const struct store_records *r, size_t b)
 {
-	uint64_t *words = bucket(r, b);
+	uint64_t *words = bucket(r, b), first = first_place(r, b);
 
 	for (unsigned i = 0; i < STORE_BUCKET; i++) {
-		uint64_t other = other_place(place_in(r, b, words[i]));
+		uint64_t other = other_place(place_in(first, words[i]));
 
 		if (bucket_of(r, other) != b &&
 		    append(bucket(r, bucket_of(r, other)), other, words[i] & OWNER_MASK)) {
@@ -152,9 +155,10 @@ static int resize(struct store *s, size_t buckets)
 		return err;
 	for (size_t b = 0; b < old->buckets; b++) {
 		const uint64_t *words = bucket(old, b);
+		uint64_t first = first_place(old, b);
 
-		for (unsigned i = 0, n = used(words); i < n; i++) {
-			uint64_t place = place_in(old, b, words[i]);
+		for (unsigned i = 0; i < STORE_BUCKET && words[i]; i++) {
+			uint64_t place = place_in(first, words[i]);
 			store_owner_t owner = words[i] & OWNER_MASK;
 
 			/* Places rise with b, so that this writes in order. */
@@ -219,7 +223,7 @@ void store_records_remove(struct store *s, uint64_t hash)
 		drop(&s->records, word);
 }
 
-/* Drop what does not hold, and (@end > 0) what belongs to [first, end). */
+/* Drop what belongs to [first, end), or with @end 0 what does not hold. */
 static size_t sweep(struct store *s, store_owner_t first, store_owner_t end)
 {
 	struct store_records *r = &s->records;
@@ -227,17 +231,17 @@ static size_t sweep(struct store *s, store_owner_t first, store_owner_t end)
 
 	for (size_t b = 0; b < r->buckets; b++) {
 		uint64_t *words = bucket(r, b);
+		unsigned kept = 0, i;
 
-		for (unsigned i = 0; i < STORE_BUCKET && words[i];) {
+		for (i = 0; i < STORE_BUCKET && words[i]; i++) {
 			store_owner_t owner = words[i] & OWNER_MASK;
 
-			if ((owner >= first && owner < end) || (!end && !store_owner_holds(s, owner))) {
-				take_out(words, i);
-				dropped++;
-			} else {
-				i++;
-			}
+			if (end ? owner < first || owner >= end : store_owner_holds(s, owner))
+				words[kept++] = words[i];
 		}
+		dropped += i - kept;
+		while (kept < i)
+			words[kept++] = 0;
 	}
 	r->entries -= dropped;
 	return dropped;

@@ -234,6 +234,12 @@ TEST(numbers_to_pointers)
 		n = (seed >> 20) % 5000;
 		assert_ptr_equal(id_map_get(&m, n << 40), there[n] ? &things[n] : NULL);
 	}
+	assert_true(id_map_bytes(&m) <= 16 * 5000 * sizeof(struct id_slot));
+	for (uint64_t n = 40; n < 5000; n++) {
+		assert_ptr_equal(id_map_remove(&m, n << 40), there[n] ? &things[n] : NULL);
+		there[n] = false;
+	}
+	assert_true(id_map_bytes(&m) <= 16 * 64 * sizeof(struct id_slot));
 	for (uint64_t n = 0; n < 5000; n++)
 		assert_ptr_equal(id_map_remove(&m, n << 40), there[n] ? &things[n] : NULL);
 	assert_int_equal(id_map_bytes(&m), 0);
