@@ -7,7 +7,9 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 
@@ -98,6 +100,14 @@ FAULT(int, renameat, ENOSPC, -1, (int a, const char *from, int b, const char *to
 FAULT(int, memfd_create, EMFILE, -1, (const char *name, unsigned flags), (name, flags))
 FAULT(int, fallocate, ENOSPC, -1, (int fd, int mode, off_t off, off_t n), (fd, mode, off, n))
 FAULT(int, fcntl, EMFILE, -1, (int fd, int op, long arg), (fd, op, arg))
+FAULT(int, socket, EMFILE, -1, (int domain, int type, int protocol), (domain, type, protocol))
+FAULT(int, connect, ECONNREFUSED, -1, (int fd, const struct sockaddr *addr, socklen_t len), (fd, addr, len))
+FAULT(ssize_t, sendmsg, ENOBUFS, -1, (int fd, const struct msghdr *msg, int flags), (fd, msg, flags))
+FAULT(ssize_t, recvmsg, ENOMEM, -1, (int fd, struct msghdr *msg, int flags), (fd, msg, flags))
+FAULT(int, getsockopt, ENOBUFS, -1, (int fd, int level, int name, void *value, socklen_t *len), (fd, level, name, value, len))
+FAULT(int, epoll_create1, EMFILE, -1, (int flags), (flags))
+FAULT(int, epoll_ctl, ENOSPC, -1, (int epfd, int op, int fd, struct epoll_event *ev), (epfd, op, fd, ev))
+FAULT(int, eventfd, EMFILE, -1, (unsigned value, int flags), (value, flags))
 /* The mode is passed on whether it is there or not: the ABI lets it. */
 FAULT(int, open, EMFILE, -1, (const char *path, int flags, mode_t mode), (path, flags, mode))
 FAULT(int, openat, EMFILE, -1, (int fd, const char *path, int flags, mode_t mode), (fd, path, flags, mode))
