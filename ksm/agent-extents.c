@@ -218,6 +218,7 @@ int agent_matches_merge(struct agent *a)
 	}
 	free(a->matches.v);
 	a->matches = all;
+	agent_shrink(&a->matches);
 	free(a->new_matches.v);
 	a->new_matches = (struct match_list){0};
 	return 0;

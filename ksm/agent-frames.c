@@ -24,6 +24,21 @@ int agent_grow(void **v, size_t *room, size_t want, size_t size)
 	return 0;
 }
 
+void agent_fit(void **v, size_t *room, size_t count, size_t size)
+{
+	void *p;
+
+	if (*room - count < 64)
+		return;
+	p = count ? realloc(*v, count * size) : NULL;
+	if (!p && count)
+		return;
+	if (!p)
+		free(*v);
+	*v = p;
+	*room = count;
+}
+
 int agent_frames_init(struct agent *a)
 {
 	const struct agent_range *last = &a->ranges[a->range_count - 1];

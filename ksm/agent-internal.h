@@ -178,6 +178,10 @@ struct agent {
 /* Make room for @more in a list. Return: 0 or -ENOMEM. */
 #define agent_room(list, more)                                                                               \
 	agent_grow((void **)&(list)->v, &(list)->room, (list)->count + (more), sizeof(*(list)->v))
+/* Give back what a list has no use for, at the end of a pass. */
+#define agent_shrink(list)                                                                                   \
+	agent_fit((void **)&(list)->v, &(list)->room, (list)->count, sizeof(*(list)->v))
+void agent_fit(void **v, size_t *room, size_t count, size_t size);
 int agent_grow(void **v, size_t *room, size_t want, size_t size) must_check;
 
 /* agent-frames.c: the table. */

@@ -142,6 +142,10 @@ static bool pass_begin(struct agent *a, bool *ret_forget)
 
 static void pass_end(struct agent *a, int r)
 {
+	agent_shrink(&a->wanted);
+	agent_shrink(&a->zeros);
+	agent_shrink(&a->moving);
+	agent_shrink(&a->new_matches);
 	if (r < 0 && r != -ECANCELED) {
 		a->sums.errors++;
 		a->sums.last_error = r;

@@ -39,7 +39,7 @@ void fault_before(const char *name, void (*fn)(void *arg), void *arg)
 	before_arg = arg;
 }
 
-static bool fails(const char *name, int code)
+bool fault_fails(const char *name, int code)
 {
 	void (*fn)(void *arg) = before_fn;
 
@@ -74,7 +74,7 @@ unsigned fault_open_fds(void)
 	type __wrap_##name params;                                                                           \
 	type __wrap_##name params                                                                            \
 	{                                                                                                    \
-		return fails(#name, code) ? (bad) : __real_##name args;                                      \
+		return fault_fails(#name, code) ? (bad) : __real_##name args;                                      \
 	}
 
 /* clang-format off */

@@ -29,6 +29,9 @@ const char *fault_disarm(void);
  */
 void fault_before(const char *name, void (*fn)(void *arg), void *arg);
 
+/* Whether the call of a function that is being made is the one that fails; sets errno. For wrappers. */
+bool fault_fails(const char *name, int code);
+
 /* Open descriptors of this process. */
 unsigned fault_open_fds(void);
 
