@@ -68,9 +68,15 @@ class Replay:
         return code
 
     def close(self):
+        """An orderly end, so that nothing is left behind; whether its bytes were right is for tests to ask."""
         if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
             self.process.kill()
-        self.process.wait()
+            self.process.wait()
+            raise
         self.log.close()
 
 
