@@ -23,7 +23,6 @@ FAULT(int, ioctl, ENOMEM, -1, (int fd, unsigned long request, void *arg), (fd, r
 FAULT(long, syscall, ENOMEM, -1, (long nr, long a, long b, long c, long d, long e, long f), (nr, a, b, c, d, e, f))
 FAULT(int, madvise, ENOMEM, -1, (void *at, size_t n, int advice), (at, n, advice))
 FAULT(int, munmap, ENOMEM, -1, (void *at, size_t n), (at, n))
-FAULT(int, eventfd, EMFILE, -1, (unsigned count, int flags), (count, flags))
 FAULT(int, pthread_create, EAGAIN, EAGAIN,
       (pthread_t *t, const pthread_attr_t *attr, void *(*fn)(void *), void *arg), (t, attr, fn, arg))
 /* clang-format on */
