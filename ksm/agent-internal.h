@@ -117,6 +117,8 @@ struct agent {
 	uint64_t interval_ns;
 	uint64_t key_mask;
 	bool manual, keep_zero;
+	void (*thread_begins)(void *arg);
+	void *thread_arg;
 	struct agent_range *ranges;
 	size_t range_count;
 	struct write_tracker *tracker;

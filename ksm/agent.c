@@ -296,6 +296,8 @@ static void *agent_main(void *arg)
 	uint64_t gap = FIRST_GAP_NS < a->interval_ns ? FIRST_GAP_NS : a->interval_ns;
 	uint64_t due = a->manual ? UINT64_MAX : clock_now_ns();
 
+	if (a->thread_begins)
+		a->thread_begins(a->thread_arg);
 	while (!shall_stop(a)) {
 		bool idle = a->manual || interrupted(a); /* suspended */
 		struct agent_merge_job *job;
@@ -375,6 +377,8 @@ int agent_new(const struct agent_config *config, struct errmsg *err, struct agen
 	a->key_mask = config->key_mask;
 	a->manual = config->manual;
 	a->keep_zero = config->keep_zero;
+	a->thread_begins = config->thread_begins;
+	a->thread_arg = config->thread_arg;
 	a->wake_fd = -1;
 	pthread_mutex_init(&a->mutex, NULL);
 	pthread_cond_init(&a->changed, NULL);

@@ -34,6 +34,8 @@ struct agent_config {
 	uint64_t key_mask;	    /* 0, or the bits of keys to keep: tests make hashes collide with it */
 	bool manual;		    /* passes only by agent_merge(): for benchmarks and tests */
 	bool keep_zero;		    /* leave zero pages alone */
+	void (*thread_begins)(void *arg); /* NULL, or called by the thread before all else: it gives up what it does not need */
+	void *thread_arg;
 };
 
 struct agent;

@@ -583,7 +583,7 @@ static void remote_free(struct store_link *link)
 	close_fd_p(&l->wake);
 	if (l->recorded)
 		munmap((void *)(uintptr_t)l->recorded, l->recorded_bytes);
-	for (size_t i = 0; i < l->path_count; i++)
+	for (size_t i = 0; l->paths && l->paths[i]; i++)
 		free(l->paths[i]);
 	free(l->paths);
 	free((char *)(uintptr_t)l->config.vm_name);
@@ -667,6 +667,11 @@ int store_link_remote_new(const struct store_link_config *config, const char *co
 	return 0;
 }
 
+void store_link_remote_stay(struct store_link *link)
+{
+	remote_of(link)->path_count = 0;
+}
+
 void store_link_remote_attach(struct store_link *link, int fd)
 {
 	struct remote *l = remote_of(link);
@@ -691,4 +696,6 @@ void store_link_remote_stats(const struct store_link *link, struct store_link_st
 			ret->bytes += l->held.all[i].pages * sizeof(uint16_t);
 }
 
+DEFINE_SYSCALLS(store_link_free_syscalls, SYSCALL(poll), SYSCALL(sendmsg), SYSCALL(recvmsg),
+		SYSCALL(membarrier));
 DEFINE_SYSCALLS(store_link_remote_syscalls, SYSCALL(epoll_ctl), SYSCALL(read), SYSCALL(write));

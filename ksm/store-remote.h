@@ -33,6 +33,9 @@ int store_link_remote_new(const struct store_link_config *config, const char *co
  */
 void store_link_remote_attach(struct store_link *link, int fd);
 
+/* It connects by itself no more: sockets come by store_link_remote_attach(). Context: before the first call on the link. */
+void store_link_remote_stay(struct store_link *link);
+
 struct store_link_stats {
 	bool daemon;		   /* connected */
 	uint64_t connected, lost;  /* daemons, ever */
@@ -43,7 +46,8 @@ struct store_link_stats {
 /* Context: as the other calls on the link. */
 void store_link_remote_stats(const struct store_link *link, struct store_link_stats *ret);
 
-/* Of the thread that makes the calls; and of the one that attaches. */
+/* Of the thread that makes the calls (of a link that stays), and of the one that attaches; of the one that frees the link. */
 extern const struct syscall_list store_link_remote_syscalls;
+extern const struct syscall_list store_link_free_syscalls;
 
 #endif

@@ -6,6 +6,7 @@
 #include <termios.h>
 
 #include "base/log-limit.h"
+#include "ksm/store-remote.h"
 #include "tools/cli.h"
 #include "tools/client.h"
 #include "tools/confine-start.h"
@@ -13,6 +14,7 @@
 #include "tools/run-confine.h"
 #include "tools/run-control.h"
 #include "tools/run-detach.h"
+#include "tools/run-engine.h"
 #include "tools/run-memory.h"
 #include "tools/run-notify.h"
 #include "tools/run-options.h"
@@ -49,6 +51,7 @@ struct run {
 	struct console *console;
 	struct vm *vm;
 	struct run_control *control;
+	struct store_link *link; /* borrowed; NULL: there is no agent, or it knows no daemon */
 	struct run_signals *signals;
 };
 
@@ -199,6 +202,11 @@ static int open_control(struct run *run, struct errmsg *err)
 	return run_control_new(run->loop, path, run->vm, run->console, run->config->name, err, &run->control);
 }
 
+static void attach_store(void *arg, int fd)
+{
+	store_link_remote_attach(arg, fd);
+}
+
 /* Everything up to the first instruction of the guest. */
 static int run_prepare(struct run *run, struct errmsg *err)
 {
@@ -231,6 +239,10 @@ static int run_prepare(struct run *run, struct errmsg *err)
 		vm_set_events(run->vm, &vm_events, run);
 		r = open_control(run, err);
 	}
+	if (r == 0)
+		r = run_engine_new(config, run->vm, err, &run->link);
+	if (r == 0 && run->link)
+		run_control_set_attach(run->control, attach_store, run->link);
 	if (r == 0)
 		r = run_signals_new(run->loop, &signal_ops, run, err, &run->signals);
 	return r;
@@ -297,6 +309,12 @@ static int run_confine(struct run *run, struct errmsg *err)
 	/* A descriptor that leads out of the empty root. */
 	if (run->leave_files)
 		rundir_close(&run->rundir);
+	/* The daemon finds us, if we cannot find it any more. Before our own filter: what the agent may do, we may not. */
+	if (run->link && (run->leave_files || confine))
+		store_link_remote_stay(run->link);
+	r = vm_agent_start(run->vm);
+	if (r < 0)
+		return errmsg_set(err, r, "cannot start the memory agent: %s", strerror(-r));
 	if (confine)
 		confine(THREAD_LOOP);
 	return 0;

@@ -4,6 +4,10 @@
 
 #include "base/reopen.h"
 #include "ksm/remap.h"
+#include "ksm/segment.h"
+#include "ksm/store-backend.h"
+#include "ksm/store-remote.h"
+#include "ksm/store.h"
 #include "ksm/write-tracker.h"
 #include "stats/ksm-usage.h"
 #include "tools/run-sweeper.h"
@@ -59,6 +63,7 @@ static const struct syscall_list *const loop[] = {
 	&vsock_connection_syscalls,
 	&vsock_host_syscalls,
 	&run_sweeper_syscalls,
+	&store_link_free_syscalls,
 	OF_VCPUS,
 	OF_WORKERS,
 	NULL,
@@ -68,10 +73,16 @@ static const struct syscall_list *const vcpu[] = {&libc_syscalls, &log_syscalls,
 
 static const struct syscall_list *const worker[] = {&libc_syscalls, &log_syscalls, OF_WORKERS, NULL};
 
+/* Started before the loop's thread confines itself: what it makes and maps is nobody else's business. */
+static const struct syscall_list *const agent[] = {
+	&libc_syscalls,	     &log_syscalls,   &remap_syscalls,	      &write_tracker_syscalls,	   &segment_syscalls,
+	&store_syscalls, &store_daemon_syscalls, &store_link_remote_syscalls, &guest_memory_syscalls, NULL};
+
 static const struct syscall_list *const *const kinds[] = {
 	[THREAD_LOOP] = loop,
 	[THREAD_VCPU] = vcpu,
 	[THREAD_WORKER] = worker,
+	[THREAD_AGENT] = agent,
 };
 _Static_assert(ARRAY_SIZE(kinds) == THREAD_KINDS, "a list for each kind");
 

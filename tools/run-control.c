@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "base/log.h"
+#include "vmm/engine.h"
 
 struct run_control {
 	struct confine_done done;
@@ -118,6 +119,16 @@ static void on_resume(void *arg)
 	vm_resume(rc->vm);
 }
 
+static int on_merge(void *arg, unsigned max_ms, const atomic_bool *cancel, struct errmsg *err,
+		    struct control_merged *ret)
+{
+	struct run_control *rc = arg;
+
+	if (!vm_agent(rc->vm))
+		return errmsg_set(err, -ENOTSUP, "this VM shares no pages: --engine off, or its kernel cannot");
+	return engine_merge(vm_agent(rc->vm), max_ms, cancel, err, ret);
+}
+
 static int on_attach_store(void *arg, int fd)
 {
 	struct run_control *rc = arg;
@@ -154,6 +165,7 @@ static const struct control_ops ops = {
 	.dump = on_dump,
 	.pause = on_pause,
 	.resume = on_resume,
+	.merge = on_merge,
 	.attach_store = on_attach_store,
 	.thread_started = on_thread_started,
 	.console = on_console,

@@ -8,6 +8,7 @@ static const char *const names[] = {
 	[THREAD_LOOP] = "loop",
 	[THREAD_VCPU] = "vcpu",
 	[THREAD_WORKER] = "worker",
+	[THREAD_AGENT] = "agent",
 };
 _Static_assert(ARRAY_SIZE(names) == THREAD_KINDS, "a name for each kind");
 

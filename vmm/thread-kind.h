@@ -7,6 +7,7 @@ enum thread_kind {
 	THREAD_LOOP, /* the I/O loop: the main thread; all others are started by it */
 	THREAD_VCPU,
 	THREAD_WORKER, /* short-lived: a dump, statistics, a pause, the next boot */
+	THREAD_AGENT,  /* the memory agent */
 	THREAD_KINDS,
 };
 

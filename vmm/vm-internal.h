@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <time.h>
 
+#include "ksm/agent.h"
 #include "ksm/hold.h"
 #include "stats/ksm-usage.h"
 #include "vmm/boot-image.h"
@@ -85,6 +86,8 @@ struct vm {
 	struct guest_memory *mem;
 	struct hold *hold; /* members: the vCPUs' threads and the loop's */
 	struct guest_memory_view view;
+	struct agent *agent; /* NULL: nobody shares this VM's memory */
+	thread_confine_fn confine;
 	struct bus pio;
 	struct bus mmio;
 
@@ -132,6 +135,9 @@ void vm_end_with(struct vm *vm, enum vm_end end, const char *detail);
 /* Serial port, keyboard controller, event device and virtio devices, on their buses (vm-devices.c). */
 int vm_devices_new(struct vm *vm, struct errmsg *err) must_check;
 void vm_devices_free(struct vm *vm);
+
+/* Before the threads that write guest memory end (vm-agent.c). */
+void vm_agent_free(struct vm *vm);
 
 /* The files of the kernel that the account is made of (vm-usage.c). */
 void vm_usage_open(struct vm *vm);

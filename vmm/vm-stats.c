@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vmm/engine.h"
 #include "vmm/vm-internal.h"
 
 static double seconds_since(const struct timespec *then)
@@ -210,6 +211,17 @@ static json_t *devices_json(const struct vm *vm)
 	return NULL;
 }
 
+/* As json_pack() takes it where a key may be missing. */
+static json_t *agent_json(struct vm *vm)
+{
+	struct agent_stats stats;
+
+	if (!vm->agent)
+		return NULL;
+	agent_stats(vm->agent, &stats);
+	return engine_json(&stats);
+}
+
 json_t *vm_stats_json(struct vm *vm)
 {
 	enum vm_state state = vm_state(vm);
@@ -219,8 +231,8 @@ json_t *vm_stats_json(struct vm *vm)
 	reboots = vm->restart.reboots;
 	crashes = vm->restart.crashes;
 	pthread_mutex_unlock(&vm->mutex);
-	return json_pack("{s:s, s:f, s:I, s:I, s:o, s:o, s:o}", "state", vm_state_name(state), "uptime_s",
+	return json_pack("{s:s, s:f, s:I, s:I, s:o, s:o, s:o, s:o*}", "state", vm_state_name(state), "uptime_s",
 			 vm->running ? seconds_since(&vm->started) : 0.0, "reboots", (json_int_t)reboots,
 			 "crashes", (json_int_t)crashes, "boot", boot_json(vm), "vcpus", vcpus_json(vm),
-			 "devices", devices_json(vm));
+			 "devices", devices_json(vm), "engine", agent_json(vm));
 }

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
+#include "vmm/engine.h"
 #include "vmm/vm-internal.h"
 
 void vm_usage_open(struct vm *vm)
@@ -75,6 +76,12 @@ int vm_usage(struct vm *vm, struct vm_usage *ret)
 
 		virtio_balloon_stats(vm->balloon, &balloon);
 		in.ballooned_bytes = balloon.balloon.frames * PAGE_BYTES;
+	}
+	if (vm->agent) {
+		struct agent_stats stats;
+
+		agent_stats(vm->agent, &stats);
+		engine_usage(&stats, &in.store);
 	}
 	vm_usage_account(&in, ret);
 	return 0;

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/size.h"
 #include "vmm/vm-internal.h"
 
@@ -172,6 +173,7 @@ void vm_free(struct vm *vm)
 {
 	if (!vm)
 		return;
+	vm_agent_free(vm);
 	vm_restart_done(vm);
 	vcpu_set_free(vm->vcpus);
 	io_source_free(vm->button_timer);
@@ -190,6 +192,7 @@ void vm_free(struct vm *vm)
 
 void vm_set_confine(struct vm *vm, thread_confine_fn confine)
 {
+	vm->confine = confine;
 	vcpu_set_confine(vm->vcpus, confine);
 }
 
@@ -212,6 +215,8 @@ int vm_start(struct vm *vm, struct errmsg *err)
 	if (r < 0)
 		return errmsg_set(err, r, "cannot start the vCPU threads: %s", strerror(-r));
 	vm->running = true;
+	if (vm->agent && agent_resume(vm->agent, false) < 0)
+		log_debug("memory agent: it rests");
 	return 0;
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/errmsg.h"
 #include "base/syscalls.h"
+#include "ksm/agent.h"
 #include "ksm/guest-view.h"
 #include "ksm/hold.h"
 #include "stats/usage.h"
@@ -123,6 +124,25 @@ struct guest_view vm_guest_view(struct vm *vm);
 
 /* Holds so far, and how long the guest was held. Any thread. */
 void vm_hold_stats(struct vm *vm, struct hold_stats *ret);
+
+/**
+ * vm_agent_new() - Have the VM's memory looked after by an agent.
+ * @link: to the store; the VM's from now on, also on failure.
+ * @recorded: of the link, for vm_agent_frames() frames.
+ * @err: one line.
+ *
+ * Nothing happens before vm_agent_start(), which starts the thread, and vm_start(), from which on it works. The thread confines itself as
+ * all others do (vm_set_confine()).
+ *
+ * Return: 0, -ENOTSUP when this kernel cannot track writes, or another errno.
+ */
+int vm_agent_new(struct vm *vm, struct store_link *link, _Atomic uint64_t *recorded,
+		 struct errmsg *err) must_check;
+int vm_agent_start(struct vm *vm) must_check;
+/* NULL: there is none. */
+struct agent *vm_agent(struct vm *vm);
+/* Frame numbers of guest RAM are below this. */
+uint64_t vm_agent_frames(struct vm *vm);
 
 /* Set the balloon target: bytes to take away from the guest. Return: 0, -EINVAL above RAM, -ENODEV without a
  * balloon. */

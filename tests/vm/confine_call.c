@@ -50,6 +50,8 @@ static void make_call(const char *call)
 		(void)!syscall(SYS_accept4, -1, NULL, NULL, 0);
 	else if (strcmp(call, "pwrite") == 0)
 		(void)!syscall(SYS_pwrite64, -1, NULL, 0, 0);
+	else if (strcmp(call, "memfd") == 0)
+		(void)!syscall(SYS_memfd_create, NULL, 0);
 	else if (strcmp(call, "unix") == 0)
 		(void)!syscall(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	else if (strcmp(call, "datagrams") == 0)

@@ -19,8 +19,8 @@ from probe import BALLOON, BLOCK, MIB, RNG, ProbeTest, without_syscall
 CALL = os.environ.get("SARDINE_CONFINE_CALL", "")
 # call -> the kinds of threads that may make it
 CALLS = {"openat": (), "execve": (), "ptrace": (), "inet": (), "fork": (), "exec-memory": (), "io_uring_setup": (), "unlink": (),
-         "create-vm": ("loop",), "run": ("loop", "vcpu"), "accept4": ("loop",), "pwrite": ("loop", "worker"),
-         "write": ("loop", "vcpu", "worker"), "signal-itself": ("loop", "vcpu", "worker"), "signal-other": (),
+         "create-vm": ("loop",), "run": ("loop", "vcpu"), "accept4": ("loop",), "pwrite": ("loop", "worker", "agent"), "memfd": ("agent",),
+         "write": ("loop", "vcpu", "worker", "agent"), "signal-itself": ("loop", "vcpu", "worker", "agent"), "signal-other": (),
          "end-itself": ("loop",), "end-other": (), "unix": (), "datagrams": (), "connect": (), "append": ()}
 # the same under the filters of a VM that has something
 WITH_VSOCK = {"unix": ("loop",), "connect": ("loop",), "datagrams": (), "inet": (), "append": ()}
@@ -48,8 +48,8 @@ def become_nobody():
 LANDLOCK_CREATE_RULESET, SECCOMP = 444, 317
 # What a VM with 1 vCPU, no disk, no network, random numbers and balloon holds, log on standard error, console on pipes (of which it has
 # copies). Whatever else there is fails the test: a descriptor that is new has to be thought about.
-HELD = {"pipe:": 5, "vm.lock": 1, "anon_inode:[eventpoll]": 1, "anon_inode:[signalfd]": 1, "/dev/kvm": 1, "anon_inode:kvm-vm": 1,
-        "anon_inode:kvm-vcpu:0": 1, "pagemap": 1, "smaps": 1, "smaps_rollup": 1, "ksm_merging_pages": 1, "ksm_stat": 1,
+HELD = {"pipe:": 5, "vm.lock": 1, "anon_inode:[eventpoll]": 2, "anon_inode:[signalfd]": 1, "/dev/kvm": 1, "anon_inode:kvm-vm": 1,
+        "anon_inode:kvm-vcpu:0": 1, "pagemap": 2, "anon_inode:[userfaultfd]": 1, "smaps": 1, "smaps_rollup": 1, "ksm_merging_pages": 1, "ksm_stat": 1,
         "pages_shared": 1, "pages_sharing": 1, "ksm_zero_pages": 1,
         "boot file": 1,
         "socket:": 2}  # the control socket, and the way to the sweeper
@@ -104,7 +104,7 @@ class Filters(unittest.TestCase):
     def test_each_kind(self):
         for calls, has in ((CALLS, ()), (WITH_VSOCK, ("vsock",)), (WITH_FILE, ("reopen",))):
             for call, allowed in calls.items():
-                for kind in ("loop", "vcpu", "worker"):
+                for kind in ("loop", "vcpu", "worker", "agent"):
                     with self.subTest(call=call, kind=kind, has=has):
                         done = subprocess.run([CALL, kind, call, *has], check=False)
                         self.assertEqual(done.returncode, 0 if kind in allowed else -signal.SIGSYS)
