@@ -118,12 +118,16 @@ int extent_applier_new(const struct guest_view *view, struct write_tracker *trac
 	a->view = *view;
 	a->tracker = tracker;
 	a->hint = find_hint();
+	map_room_open(&a->room);
 	*ret = a;
 	return 0;
 }
 
 void extent_applier_free(struct extent_applier *a)
 {
+	if (!a)
+		return;
+	map_room_close(&a->room);
 	free(a);
 }
 

@@ -5,19 +5,33 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "base/fs.h"
+#include "base/size.h"
 
 #define LOOK_AGAIN_AFTER 1000u /* refusals */
 
-static int maps_count(uint64_t *ret)
+void map_room_open(struct map_room *ret)
 {
-	auto_fd fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	*ret = (struct map_room){
+		.maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC),
+		.limit = open("/proc/sys/vm/max_map_count", O_RDONLY | O_CLOEXEC),
+	};
+}
+
+void map_room_close(struct map_room *room)
+{
+	close_fd_p(&room->maps);
+	close_fd_p(&room->limit);
+}
+
+static int maps_count(int fd, uint64_t *ret)
+{
 	char buf[4096];
 	uint64_t lines = 0;
 	ssize_t n;
 
-	if (fd < 0)
+	if (lseek(fd, 0, SEEK_SET) < 0)
 		return -errno;
 	while ((n = read(fd, buf, sizeof(buf))) > 0)
 		for (const char *p = buf; (p = memchr(p, '\n', (size_t)(buf + n - p))); p++)
@@ -26,13 +40,26 @@ static int maps_count(uint64_t *ret)
 	return n < 0 ? -errno : 0;
 }
 
+static int limit_read(int fd, uint64_t *ret)
+{
+	char text[24];
+	ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+
+	if (n < 0)
+		return -errno;
+	while (n > 0 && text[n - 1] == '\n')
+		n--;
+	text[n] = '\0';
+	return number_parse(text, UINT64_MAX, ret);
+}
+
 static void look(struct map_room *room)
 {
 	uint64_t max, used;
 
 	room->left = 0;
 	room->since_look = 0;
-	if (file_read_u64("/proc/sys/vm/max_map_count", &max) < 0 || maps_count(&used) < 0)
+	if (limit_read(room->limit, &max) < 0 || maps_count(room->maps, &used) < 0)
 		return;
 	used += MAP_ROOM_SPARE;
 	room->left = max > used ? max - used : 0;
@@ -52,3 +79,5 @@ int map_room_take(struct map_room *room, uint64_t mappings)
 	room->left -= mappings;
 	return 0;
 }
+
+DEFINE_SYSCALLS(map_room_syscalls, SYSCALL(lseek), SYSCALL(read), SYSCALL(pread64));

@@ -6,18 +6,24 @@
 #include <stdint.h>
 
 #include "base/cleanup.h"
+#include "base/syscalls.h"
 
 /* Mappings below vm.max_map_count that are left to malloc, threads, and everything else. */
 #define MAP_ROOM_SPARE 4096u
 
 struct map_room {
+	int maps, limit; /* files of /proc: a confined process cannot open them any more. -1: not to be had, there is no room */
 	uint64_t left; /* at least, by our own count since the last look */
 	uint64_t since_look;
 };
 
+/* Open what tells of the room; nothing that is not there is an error. Ended with map_room_close(). */
+void map_room_open(struct map_room *ret);
+void map_room_close(struct map_room *room);
+
 /**
  * map_room_take() - Ask for mappings.
- * @room: zeroed at first.
+ * @room: opened.
  * @mappings: how many may come into being.
  *
  * Looks at the kernel's figures when its own count says that there is no room, but not at every call then.
@@ -26,5 +32,7 @@ struct map_room {
  * Return: 0 or -ENOSPC.
  */
 int map_room_take(struct map_room *room, uint64_t mappings) must_check;
+
+extern const struct syscall_list map_room_syscalls;
 
 #endif

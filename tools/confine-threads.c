@@ -3,6 +3,7 @@
 #include "tools/confine-threads.h"
 
 #include "base/reopen.h"
+#include "ksm/map-room.h"
 #include "ksm/remap.h"
 #include "ksm/segment.h"
 #include "ksm/store-backend.h"
@@ -76,7 +77,7 @@ static const struct syscall_list *const worker[] = {&libc_syscalls, &log_syscall
 /* Started before the loop's thread confines itself: what it makes and maps is nobody else's business. */
 static const struct syscall_list *const agent[] = {
 	&libc_syscalls,	     &log_syscalls,   &remap_syscalls,	      &write_tracker_syscalls,	   &segment_syscalls,
-	&store_syscalls, &store_daemon_syscalls, &store_link_remote_syscalls, &guest_memory_syscalls, NULL};
+	&store_syscalls, &map_room_syscalls, &store_daemon_syscalls, &store_link_remote_syscalls, &guest_memory_syscalls, NULL};
 
 static const struct syscall_list *const *const kinds[] = {
 	[THREAD_LOOP] = loop,

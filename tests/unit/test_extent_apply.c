@@ -572,8 +572,9 @@ TEST(refusals_leave_the_guest_its_pages)
 /* Our own count only falls: mappings that are gone again are found by looking. */
 TEST(room_for_mappings_comes_back)
 {
-	struct map_room r = {0};
+	struct map_room r;
 
+	map_room_open(&r);
 	for (unsigned i = 0; i < 3; i++) {
 		assert_int_equal(map_room_take(&r, 2), 0);
 		assert_true(r.left > 0);
@@ -581,6 +582,7 @@ TEST(room_for_mappings_comes_back)
 	}
 	assert_int_equal(map_room_take(&r, UINT64_MAX), -ENOSPC);
 	assert_int_equal(map_room_take(&r, 2), 0);
+	map_room_close(&r);
 }
 
 TEST(in_flight_counts)

@@ -49,7 +49,7 @@ LANDLOCK_CREATE_RULESET, SECCOMP = 444, 317
 # What a VM with 1 vCPU, no disk, no network, random numbers and balloon holds, log on standard error, console on pipes (of which it has
 # copies). Whatever else there is fails the test: a descriptor that is new has to be thought about.
 HELD = {"pipe:": 5, "vm.lock": 1, "anon_inode:[eventpoll]": 2, "anon_inode:[signalfd]": 1, "/dev/kvm": 1, "anon_inode:kvm-vm": 1,
-        "anon_inode:kvm-vcpu:0": 1, "pagemap": 2, "anon_inode:[userfaultfd]": 1, "smaps": 1, "smaps_rollup": 1, "ksm_merging_pages": 1, "ksm_stat": 1,
+        "anon_inode:kvm-vcpu:0": 1, "pagemap": 2, "anon_inode:[userfaultfd]": 1, "maps": 1, "max_map_count": 1, "smaps": 1, "smaps_rollup": 1, "ksm_merging_pages": 1, "ksm_stat": 1,
         "pages_shared": 1, "pages_sharing": 1, "ksm_zero_pages": 1,
         "boot file": 1,
         "socket:": 2}  # the control socket, and the way to the sweeper
