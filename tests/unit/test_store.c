@@ -144,6 +144,30 @@ TEST(broken_promises_pass_on)
 	assert_int_equal(c.count, 0);
 }
 
+TEST(who_has_it_no_more_is_not_asked)
+{
+	cleanup(store_free_p) struct store *s = store_with((struct store_config){0});
+	cleanup(peer_done) struct peer a, b, c;
+
+	peer_init(&a, s);
+	peer_init(&b, s);
+	peer_init(&c, s);
+	assert_int_equal(peer_submit(&a, 1, 1).kind, STORE_UNIQUE);
+	assert_int_equal(peer_submit(&b, 2, 1).kind, STORE_WANTED);
+	assert_int_equal(peer_submit(&c, 3, 1).kind, STORE_WAIT);
+	peer_holds(&a, 1, false);
+	peer_submit(&b, 10, 50);
+	peer_submit(&b, 11, 51);
+	assert_int_equal(peer_told(&c).kind, STORE_EVENT_WANTED);
+	assert_int_equal(a.count, 0);
+	/* Only one is left: first seen again, as if nothing had been. */
+	peer_holds(&b, 2, false);
+	for (uint32_t i = 0; i < 3; i++)
+		peer_submit(&c, 10 + i, 60 + i);
+	assert_int_equal(a.count + b.count + c.count, 0);
+	assert_int_equal(peer_submit(&c, 3, 1).kind, STORE_UNIQUE);
+}
+
 TEST(full_batches_count_as_one_submission)
 {
 	cleanup(store_free_p) struct store *s = store_with((struct store_config){0});
@@ -519,6 +543,7 @@ int main(void)
 		cmocka_unit_test(what_was_written_since_is_no_twin),
 		cmocka_unit_test(runs_of_a_pattern),
 		cmocka_unit_test(broken_promises_pass_on),
+		cmocka_unit_test(who_has_it_no_more_is_not_asked),
 		cmocka_unit_test(full_batches_count_as_one_submission),
 		cmocka_unit_test(promises_end_with_time_and_with_their_client),
 		cmocka_unit_test(who_leaves_is_forgotten),

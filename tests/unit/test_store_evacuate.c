@@ -202,6 +202,40 @@ TEST(a_twentieth_of_the_store_may_be_dead)
 	assert_int_equal(stats_of(y.s).segment_pages, 1890);
 }
 
+/* Of two copies one is found. When it goes, the other one is, if somebody maps it. */
+TEST(copies_are_found_when_the_first_has_gone)
+{
+	cleanup(yard_done) struct yard y;
+	uint32_t g, h;
+
+	yard_init(&y);
+	g = peer_donate(&y.a, (uint64_t[]){1, 2}, 2);
+	h = donate_range(&y.b, 1, 2);
+	assert_int_equal(store_refs(y.b.client, h, 1, 1, -1), 0);
+	assert_int_equal(peer_submit(&y.a, 0, 1).segment, g);
+	later(&y, 0);
+	later(&y, GRACE);
+	/* h is half dead by now, and was moved. */
+	assert_int_equal(peer_told(&y.b).segment, h);
+	assert_int_equal(peer_submit(&y.a, 0, 1).segment, y.b.events[0].to_segment);
+	assert_int_equal(peer_submit(&y.a, 1, 2).kind, STORE_UNIQUE);
+}
+
+TEST(copies_are_found_again)
+{
+	cleanup(yard_done) struct yard y;
+	uint32_t g, h;
+
+	yard_init(&y);
+	g = peer_donate(&y.a, (uint64_t[]){1, 2}, 2);
+	h = donate_range(&y.b, 1, 2);
+	assert_int_equal(peer_submit(&y.a, 0, 2).segment, g);
+	later(&y, 0);
+	later(&y, GRACE);
+	assert_int_equal(peer_submit(&y.a, 0, 2).segment, h);
+	assert_int_equal(stats_of(y.s).segments, 1);
+}
+
 /* Everything that a long life left behind is gone with the last VM, also in the middle of a move. */
 TEST(nothing_is_left_of_a_move)
 {
@@ -237,6 +271,8 @@ int main(void)
 		cmocka_unit_test(who_does_not_move_is_told_again_and_left_alone_in_the_end),
 		cmocka_unit_test(pages_that_come_alive_meanwhile_are_moved_too),
 		cmocka_unit_test(a_twentieth_of_the_store_may_be_dead),
+		cmocka_unit_test(copies_are_found_when_the_first_has_gone),
+		cmocka_unit_test(copies_are_found_again),
 		cmocka_unit_test(nothing_is_left_of_a_move),
 	};
 
