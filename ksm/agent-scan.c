@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "ksm/agent-internal.h"
+#include "ksm/break.h"
 
 /*
  * Hot blocks. To protect a page costs its guest a fault at the next write (10 us through this machine's KVM), and a
@@ -188,7 +189,8 @@ static void written_in_block(struct agent *a, uint64_t f, uint64_t end)
 		leave_book(a, f, end);
 	block_touch(a, &a->blocks[f / BLOCK_FRAMES]);
 	for (; f < end; f++) {
-		if (a->frames[f] == (PAGE_STATE_VOLATILE | FRAME_FRESH))
+		if (a->frames[f] == (PAGE_STATE_VOLATILE | FRAME_FRESH) ||
+		    (broken(BREAK_REPORT_LOST) && agent_frame_state(a, f) == PAGE_STATE_CANDIDATE))
 			continue;
 		agent_frame_move(a, f, PAGE_STATE_VOLATILE, FRAME_FRESH);
 	}

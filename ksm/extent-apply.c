@@ -217,7 +217,7 @@ static enum extent_outcome prepare(struct extent_applier *a, struct extent *x, h
 		return EXTENT_DIFFERENT;
 	if (map_room_take(&a->room, MAPPINGS_PER_EXTENT) < 0)
 		return EXTENT_NO_ROOM;
-	if (from_private(x))
+	if (from_private(x) && !broken(BREAK_NO_SPLIT))
 		remap_split(*ret_at, x->pages * PAGE_BYTES);
 	return EXTENT_REPLACED;
 }

@@ -28,6 +28,19 @@ const char *fault_disarm(void)
 	return failed;
 }
 
+unsigned fault_pause(void)
+{
+	unsigned was = left;
+
+	left = 0;
+	return was;
+}
+
+void fault_go_on(unsigned was)
+{
+	left = was;
+}
+
 static const char *before_name;
 static void (*before_fn)(void *arg);
 static void *before_arg;

@@ -29,6 +29,10 @@ const char *fault_disarm(void);
  */
 void fault_before(const char *name, void (*fn)(void *arg), void *arg);
 
+/* Count nothing for a while: hand what fault_pause() returns to fault_go_on(). */
+unsigned fault_pause(void);
+void fault_go_on(unsigned left);
+
 /* Whether the call of a function that is being made is the one that fails; sets errno. For wrappers. */
 bool fault_fails(const char *name, int code);
 

@@ -280,6 +280,25 @@ TEST(discards_leave_the_store)
 	two_close(&a, &b, s);
 }
 
+/* What is written is read anew: nothing else would find that it has a twin now. */
+TEST(candidates_that_change_are_read_again)
+{
+	static const struct replay_run unique[] = {{REPLAY_UNIQUE, FRAMES}};
+	struct fake_store *s = fake_store_new(0);
+	struct guest g;
+
+	guest_open(&g, s, unique, 1, 1);
+	merge(&g);
+	assert_int_equal(stats(&g).frames[PAGE_STATE_CANDIDATE], FRAMES);
+	write_numbers(&g, 100, 50, (uint64_t)1 << 63);
+	write_numbers(&g, 1100, 50, (uint64_t)1 << 63);
+	merge(&g);
+	merge(&g);
+	assert_int_equal(stats(&g).frames[PAGE_STATE_SHARED], 100);
+	guest_close(&g);
+	fake_store_free(s);
+}
+
 /* Keys of 4 bits: nearly every answer of the store is wrong. */
 TEST(weak_keys_merge_no_different_pages)
 {
@@ -588,6 +607,7 @@ int main(void)
 		cmocka_unit_test(what_is_written_is_found_taken_back_and_shared_again),
 		cmocka_unit_test(extents_that_are_mostly_copies_are_taken_back_whole),
 		cmocka_unit_test(discards_leave_the_store),
+		cmocka_unit_test(candidates_that_change_are_read_again),
 		cmocka_unit_test(weak_keys_merge_no_different_pages),
 		cmocka_unit_test(io_in_flight_is_left_alone),
 		cmocka_unit_test(borders_of_mappings_cost_no_sharing),

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Drops, moves and retakes: whatever is written at which moment, the guest reads what it wrote. */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "ksm/extent-apply.h"
 #include "ksm/replay-memory.h"
@@ -377,6 +379,52 @@ TEST(no_write_is_lost_to_a_retake)
 	teardown(&r);
 }
 
+#define KPF_THP 22
+
+static uint64_t read_word(int fd, uint64_t index)
+{
+	uint64_t v = 0;
+
+	assert_int_equal(pread(fd, &v, sizeof(v), (off_t)(index * sizeof(v))), sizeof(v));
+	return v;
+}
+
+/* A huge page of which a part is replaced is none any more: else the part would not be freed. */
+TEST(parts_of_huge_pages_are_freed)
+{
+	static const struct replay_run runs[] = {{REPLAY_COPY, 512}, {REPLAY_UNIQUE, FRAMES - 512}};
+	const struct replay_spec spec = {
+		.seed = 1, .pool_seed = POOL, .pool_pages = 512, .runs = runs, .count = 2};
+	auto_fd flags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	auto_fd pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	struct room r;
+	uint64_t pfn;
+
+	setup(&r);
+	extent_applier_free(r.applier);
+	replay_memory_free(r.m);
+	assert_int_equal(replay_memory_new_empty(FRAMES, REPLAY_THP_ON, &r.m), 0);
+	assert_int_equal(replay_memory_fill(r.m, &spec), 0);
+	assert_int_equal(replay_memory_watch(r.m, r.tracker), 0);
+	r.inner = replay_memory_view(r.m);
+	assert_int_equal(
+		extent_applier_new(&(struct guest_view){.ops = &room_ops, .ctx = &r}, r.tracker, &r.applier), 0);
+	scan(&r);
+	pfn = read_word(pagemap, (uintptr_t)replay_memory_at(r.m, GFN(300)) / PAGE_BYTES) &
+	      (((uint64_t)1 << 55) - 1);
+	if (flags >= 0 && pfn && read_word(flags, pfn) >> KPF_THP & 1) {
+		assert_int_equal(
+			apply(&r, (struct extent){.first = GFN(0), .pages = 256, .store = &r.store[0]}),
+			EXTENT_REPLACED);
+		pfn = read_word(pagemap, (uintptr_t)replay_memory_at(r.m, GFN(300)) / PAGE_BYTES) &
+		      (((uint64_t)1 << 55) - 1);
+		assert_false(read_word(flags, pfn) >> KPF_THP & 1);
+	} else {
+		print_message("no huge pages to be had, or not root\n");
+	}
+	teardown(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -389,6 +437,7 @@ int main(void)
 		cmocka_unit_test(what_was_discarded_does_not_move),
 		cmocka_unit_test(what_is_retaken_is_watched),
 		cmocka_unit_test(no_write_is_lost_to_a_retake),
+		cmocka_unit_test(parts_of_huge_pages_are_freed),
 	};
 
 	return TEST_RUN(tests);
