@@ -117,7 +117,7 @@ static void give_back(struct agent *a, struct segment *s)
 }
 
 /* What the store wants is only good for it when it is there soon; a failure costs sharing, no more. */
-static int pour(struct agent *a, const struct store_layout *l, size_t first, uint32_t pages, bool huge)
+static int pour(struct agent *a, const struct store_layout *l, size_t first, uint32_t pages)
 {
 	struct donation d = {.a = a};
 	uint32_t segment;
@@ -134,8 +134,6 @@ static int pour(struct agent *a, const struct store_layout *l, size_t first, uin
 		give_back(a, d.s);
 		return r;
 	}
-	if (huge)
-		(void)!segment_collapse(d.s); /* small pages do as well */
 	r = a->link->ops->offer(a->link, d.s, &segment);
 	if (r < 0)
 		return r;
@@ -149,13 +147,13 @@ static int pour(struct agent *a, const struct store_layout *l, size_t first, uin
 
 static int pour_all(struct agent *a, const struct store_layout *l)
 {
-	size_t huge = l->huge_blocks * BLOCK_FRAMES;
 	int r = 0;
 
+	/* Whole blocks come first: each fills a segment, which is a huge page. */
 	for (size_t i = 0; r == 0 && i < l->count; i += SEGMENT_PAGES) {
 		size_t n = l->count - i < SEGMENT_PAGES ? l->count - i : SEGMENT_PAGES;
 
-		r = pour(a, l, i, (uint32_t)n, i < huge);
+		r = pour(a, l, i, (uint32_t)n);
 	}
 	return r;
 }

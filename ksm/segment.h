@@ -28,7 +28,7 @@ int segment_new(uint32_t pages, struct segment **ret) must_check;
 /**
  * segment_file_new() - The empty file of a segment that somebody else is to fill.
  * @pages: its size, 1 to SEGMENT_PAGES_MAX; its pages are there already, charged to the caller's control group, and it
- * cannot grow.
+ * cannot grow. SEGMENT_PAGES of them are one huge page if there is one to be had.
  * @ret_fd: the caller closes it.
  *
  * Return: 0, -EINVAL, -ENOSPC or -ENOMEM when there are no pages, or another errno.
