@@ -244,7 +244,7 @@ int segment_view_init(int fd, struct segment_view *ret, struct errmsg *err)
 	if (r < 0)
 		return r;
 	/* Private: a sealed file cannot be mapped shared before 6.7, and this never writes. */
-	bytes = mmap(NULL, pages * PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, own, 0);
+	bytes = mmap(NULL, pages * PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_NORESERVE | MAP_POPULATE, own, 0);
 	if (bytes == MAP_FAILED)
 		return errmsg_set(err, -errno, "store segment: cannot map it: %s", strerror(errno));
 	(void)madvise(bytes, pages * PAGE_BYTES, MADV_DONTDUMP);
