@@ -149,7 +149,8 @@ int agent_breaks(struct agent *a, bool all)
 			a->copies_next = 0;
 		x = &a->extents.v[a->copies_next++];
 		r = look(a, x);
-		if (r == 1 && x->broken && a->view.ops->retaken && todo.count < RETAKE_PASS / EXTENT_PAGES_MAX_RETAKE)
+		if (r == 1 && x->broken && a->view.ops->retaken &&
+		    todo.count < RETAKE_PASS / EXTENT_PAGES_MAX_RETAKE)
 			r = choose(a, x, &todo);
 	}
 	if (r >= 0)
@@ -214,8 +215,8 @@ static int find_moves(struct agent *a, const struct store_event *e, struct work_
 			continue;
 		r = look(a, x);
 		first = x->page > e->page ? x->first : x->first + (e->page - x->page);
-		end = x->page + x->pages < e->page + e->run ? x->first + x->pages :
-							       x->first + (e->page + e->run - x->page);
+		end = x->page + x->pages < e->page + e->run ? x->first + x->pages
+							    : x->first + (e->page + e->run - x->page);
 		if (r >= 0)
 			r = note_moves(a, x, first, end, e, todo);
 	}

@@ -78,8 +78,8 @@ static int append(struct donation *d, const uint8_t *bytes, uint32_t pages)
 	if (guest_bytes_read(bytes, room, sizeof(room)) == bytes)
 		return segment_append(d->s, bytes, pages, &at);
 	for (uint32_t i = 0; i < pages; i++) {
-		int r = segment_append(
-			d->s, guest_bytes_read(bytes + i * PAGE_BYTES, room, sizeof(room)), 1, &at);
+		int r = segment_append(d->s, guest_bytes_read(bytes + i * PAGE_BYTES, room, sizeof(room)), 1,
+				       &at);
 
 		if (r < 0)
 			return r;
@@ -126,7 +126,8 @@ static int pour(struct agent *a, const struct store_layout *l, size_t first, uin
 	for (size_t i = first, end; r == 0 && i < first + pages; i = end) {
 		uint32_t frame = a->wanted.v[l->order[i]].frame;
 
-		for (end = i + 1; end < first + pages && a->wanted.v[l->order[end]].frame == frame + (end - i);)
+		for (end = i + 1;
+		     end < first + pages && a->wanted.v[l->order[end]].frame == frame + (end - i);)
 			end++;
 		r = append_run(&d, frame, (uint32_t)(end - i));
 	}

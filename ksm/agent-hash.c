@@ -156,8 +156,7 @@ static void answers_take(struct agent *a)
 	}
 	/* Pages that the store has between those that it wants keep runs together. */
 	for (size_t i = 0; wanted && i < a->record_count; i++)
-		if (!a->fill_of[i] &&
-		    (a->answers[i].kind == STORE_FOUND || a->answers[i].kind == STORE_WAIT))
+		if (!a->fill_of[i] && (a->answers[i].kind == STORE_FOUND || a->answers[i].kind == STORE_WAIT))
 			want(a, a->records[i].frame, a->records[i].key, true);
 }
 
@@ -210,8 +209,7 @@ static int note_zero(struct agent *a, uint64_t frame)
 	r = agent_room(z, 1);
 	if (r < 0)
 		return r;
-	z->v[z->count++] =
-		(struct agent_work){.x = {.kind = EXTENT_DROP, .first = GFN(frame), .pages = 1}};
+	z->v[z->count++] = (struct agent_work){.x = {.kind = EXTENT_DROP, .first = GFN(frame), .pages = 1}};
 	return 0;
 }
 

@@ -53,7 +53,7 @@ struct fill_tally {
 	uint32_t frames;
 	uint32_t last, run; /* the frame read last, and how many in a row up to it */
 	uint32_t longest;   /* run */
-	uint32_t donated; /* pages of the longest stretch that we know */
+	uint32_t donated;   /* pages of the longest stretch that we know */
 	bool wanted;
 };
 #define FILL_TALLIES 128u /* patterns that are counted; others are data */
@@ -94,7 +94,7 @@ struct work_list { /* for the applier; store_page and segment are the plan's */
 	struct agent_work {
 		struct extent x;
 		uint32_t segment;
-	} *v;
+	} * v;
 	size_t count, room;
 };
 
@@ -130,7 +130,7 @@ struct agent {
 	size_t block_count;
 	uint64_t frame_counts[PAGE_STATES];
 	uint64_t moves[PAGE_STATES][PAGE_STATES];
-	struct u32_list pending; /* blocks */
+	struct u32_list pending;	       /* blocks */
 	_Atomic uint64_t *given, *given_words; /* frames; words of `given` that are not 0. Any thread */
 
 	/* The scan that runs. */
@@ -154,7 +154,7 @@ struct agent {
 	struct fill_list fills;
 	struct move_list moving;
 	bool replan;
-	bool reset; /* the store has forgotten the records */
+	bool reset;	    /* the store has forgotten the records */
 	size_t copies_next; /* extent that is looked at next */
 
 	struct pass_result pass;
@@ -169,7 +169,7 @@ struct agent {
 	unsigned suspended;
 	bool in_pass;
 	atomic_bool interrupt; /* somebody wants the pass to end early */
-	bool forget; /* before the next pass */
+	bool forget;	       /* before the next pass */
 	struct agent_merge_job *jobs;
 	struct agent_stats published;
 
@@ -181,8 +181,7 @@ struct agent {
 #define agent_room(list, more)                                                                               \
 	agent_grow((void **)&(list)->v, &(list)->room, (list)->count + (more), sizeof(*(list)->v))
 /* Give back what a list has no use for, at the end of a pass. */
-#define agent_shrink(list)                                                                                   \
-	agent_fit((void **)&(list)->v, &(list)->room, (list)->count, sizeof(*(list)->v))
+#define agent_shrink(list) agent_fit((void **)&(list)->v, &(list)->room, (list)->count, sizeof(*(list)->v))
 void agent_fit(void **v, size_t *room, size_t count, size_t size);
 int agent_grow(void **v, size_t *room, size_t want, size_t size) must_check;
 

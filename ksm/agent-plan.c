@@ -380,8 +380,8 @@ static int plan_to_work(struct agent *a, const struct extent_plan *plan, struct 
 				todo->v[todo->count++] = (struct agent_work){
 					.x = {.kind = EXTENT_SHARE,
 					      .first = GFN(x->first.v + k),
-					      .pages = x->pages - k < EXTENT_PAGES_MAX ? x->pages - k :
-										       EXTENT_PAGES_MAX,
+					      .pages = x->pages - k < EXTENT_PAGES_MAX ? x->pages - k
+										       : EXTENT_PAGES_MAX,
 					      .store_page = x->at.page + k},
 					.segment = x->at.segment,
 				};

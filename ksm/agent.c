@@ -48,9 +48,9 @@
  * Rejected: a walk over all frames per pass (1 ms per GiB for nothing); hashing what was written before it rested (most
  * of it changes again); keys per frame (8 bytes each); telling the store of each write (the bitmap does).
  */
-#define FIRST_GAP_NS	 100000000u /* between the first passes; doubles up to the interval */
-#define MERGE_GAP_NS	 20000000u  /* between a scan and the next of agent_merge(): how long a frame must rest */
-#define MERGE_QUIET	 3u	    /* passes in a row without a find, by which everything that rests was read */
+#define FIRST_GAP_NS 100000000u /* between the first passes; doubles up to the interval */
+#define MERGE_GAP_NS 20000000u	/* between a scan and the next of agent_merge(): how long a frame must rest */
+#define MERGE_QUIET  3u		/* passes in a row without a find, by which everything that rests was read */
 
 struct agent_merge_job {
 	struct agent_merge_job *next;
@@ -328,7 +328,8 @@ static int ranges_copy(struct agent *a, const struct agent_config *config)
 	for (size_t i = 0; i < config->range_count; i++) {
 		const struct agent_range *x = &config->ranges[i];
 
-		if (x->frames == 0 || x->first.v < end || !range_fits(x->first.v, x->frames, STORE_FRAMES_MAX))
+		if (x->frames == 0 || x->first.v < end ||
+		    !range_fits(x->first.v, x->frames, STORE_FRAMES_MAX))
 			return -EINVAL;
 		end = x->first.v + x->frames;
 	}

@@ -21,9 +21,9 @@ enum break_point {
 	BREAK_RETAKE_RUNNING,  /* I2: the guest runs while what it wrote is copied */
 	BREAK_NO_SPLIT,	       /* a part of a huge page is replaced, and nothing freed */
 	BREAK_SHARED_DONTNEED, /* pages of the store are discarded as if they were anonymous (replayed memory) */
-	BREAK_REPORT_LOST,     /* written frames are believed to be what they were (the agent; bytes stay right) */
-	BREAK_NO_SEAL,	       /* I3: a segment is given out before it is sealed */
-	BREAK_NO_CHECK,	       /* I3: a segment is mapped whatever its seals */
+	BREAK_REPORT_LOST, /* written frames are believed to be what they were (the agent; bytes stay right) */
+	BREAK_NO_SEAL,	   /* I3: a segment is given out before it is sealed */
+	BREAK_NO_CHECK,	   /* I3: a segment is mapped whatever its seals */
 };
 
 #ifndef SARDINE_BREAK

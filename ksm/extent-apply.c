@@ -82,11 +82,16 @@ struct extent_applier {
 };
 
 static const char *const outcome_names[] = {
-	[EXTENT_REPLACED] = "replaced",	      [EXTENT_INVALID] = "invalid",
-	[EXTENT_NOT_PRIVATE] = "not-private", [EXTENT_IN_FLIGHT] = "in-flight",
-	[EXTENT_WRITTEN] = "written",	      [EXTENT_DIFFERENT] = "different",
-	[EXTENT_NO_ROOM] = "no-room",	      [EXTENT_NOT_HELD] = "not-held",
-	[EXTENT_SEVERAL] = "several",	      [EXTENT_REFUSED] = "refused",
+	[EXTENT_REPLACED] = "replaced",
+	[EXTENT_INVALID] = "invalid",
+	[EXTENT_NOT_PRIVATE] = "not-private",
+	[EXTENT_IN_FLIGHT] = "in-flight",
+	[EXTENT_WRITTEN] = "written",
+	[EXTENT_DIFFERENT] = "different",
+	[EXTENT_NO_ROOM] = "no-room",
+	[EXTENT_NOT_HELD] = "not-held",
+	[EXTENT_SEVERAL] = "several",
+	[EXTENT_REFUSED] = "refused",
 	[EXTENT_LOST] = "lost",
 };
 _Static_assert(ARRAY_SIZE(outcome_names) == EXTENT_OUTCOMES, "a name for each outcome");
@@ -187,8 +192,8 @@ static bool all_of_store(const struct extent_applier *a, const struct extent *x)
 
 static bool backing_right(const struct extent_applier *a, const struct extent *x)
 {
-	return from_private(x) ? a->view.ops->is_private(a->view.ctx, x->first, x->pages) :
-				 all_of_store(a, x);
+	return from_private(x) ? a->view.ops->is_private(a->view.ctx, x->first, x->pages)
+			       : all_of_store(a, x);
 }
 
 static bool extent_valid(const struct extent_applier *a, const struct extent *x)
@@ -236,9 +241,9 @@ static enum extent_outcome look_again(const struct extent_applier *a, const stru
 		return EXTENT_IN_FLIGHT;
 	if (x->kind == EXTENT_MOVE)
 		return broken(BREAK_MOVE_NO_RECHECK) ||
-				       write_tracker_uncopied(a->tracker, p->at, x->pages * PAGE_BYTES) == 1 ?
-			       EXTENT_REPLACED :
-			       EXTENT_WRITTEN;
+				       write_tracker_uncopied(a->tracker, p->at, x->pages * PAGE_BYTES) == 1
+			       ? EXTENT_REPLACED
+			       : EXTENT_WRITTEN;
 	if (x->kind == EXTENT_RETAKE)
 		return all_of_store(a, x) ? EXTENT_REPLACED : EXTENT_NOT_PRIVATE;
 	if (a->tracker)

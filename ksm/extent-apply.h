@@ -49,7 +49,7 @@ const char *extent_outcome_name(enum extent_outcome outcome);
 struct extent {
 	enum extent_kind kind;
 	gfn_t first;
-	uint32_t pages; /* 1 to EXTENT_PAGES_MAX, _HELD or _RETAKE */
+	uint32_t pages;			  /* 1 to EXTENT_PAGES_MAX, _HELD or _RETAKE */
 	const struct segment_view *store; /* SHARE and MOVE */
 	uint32_t store_page;		  /* what the first frame shall become */
 	enum extent_outcome outcome;

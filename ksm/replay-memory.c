@@ -410,8 +410,8 @@ int replay_memory_discard(struct replay_memory *m, gfn_t first, uint64_t frames)
 
 		for (next = i + 1; next < end && frame_anonymous(m, next) == anonymous;)
 			next++;
-		r = anonymous || broken(BREAK_SHARED_DONTNEED) ? discard_anonymous(m, GFN(i), next - i) :
-								  discard_shared(m, GFN(i), next - i);
+		r = anonymous || broken(BREAK_SHARED_DONTNEED) ? discard_anonymous(m, GFN(i), next - i)
+							       : discard_shared(m, GFN(i), next - i);
 		if (r < 0)
 			return r;
 		for (uint64_t k = i; k < next; k++) {

@@ -34,7 +34,7 @@ struct local_loan {
 struct store_local {
 	struct store_link link;
 	struct store *store;
-	bool shared; /* the store is somebody else's */
+	bool shared;  /* the store is somebody else's */
 	int event_fd; /* of a shared one */
 	struct store_client *client;
 	_Atomic uint64_t *recorded;

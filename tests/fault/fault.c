@@ -87,7 +87,7 @@ unsigned fault_open_fds(void)
 	type __wrap_##name params;                                                                           \
 	type __wrap_##name params                                                                            \
 	{                                                                                                    \
-		return fault_fails(#name, code) ? (bad) : __real_##name args;                                      \
+		return fault_fails(#name, code) ? (bad) : __real_##name args;                                \
 	}
 
 /* clang-format off */

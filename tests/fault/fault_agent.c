@@ -59,7 +59,8 @@ static void guest_discarded(void *ctx, gfn_t first, uint64_t frames)
 /* Twice the same 256 pages, zero pages, and others. */
 static struct replay_memory *memory(void)
 {
-	static const struct replay_run runs[] = {{REPLAY_COPY, 256}, {REPLAY_COPY, 256}, {REPLAY_UNIQUE, 512}};
+	static const struct replay_run runs[] = {
+		{REPLAY_COPY, 256}, {REPLAY_COPY, 256}, {REPLAY_UNIQUE, 512}};
 	const struct replay_spec spec = {
 		.seed = 1, .pool_seed = 3, .pool_pages = 256, .runs = runs, .count = 3};
 	struct replay_memory *m;

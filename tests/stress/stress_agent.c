@@ -142,7 +142,8 @@ static void report(const struct agent_stats *s, struct guest *g, uint64_t writes
 
 	replay_memory_stats(g->fire.m, &x);
 	printf("torture: %llu pages replaced in %llu extents and %llu holds, %llu broken, %llu retaken, %llu "
-	       "zeroed, %llu donated, %llu hashed, %llu passes, %llu discards (%llu shared), %llu writes, %llu "
+	       "zeroed, %llu donated, %llu hashed, %llu passes, %llu discards (%llu shared), %llu writes, "
+	       "%llu "
 	       "pinned I/Os, %llu errors (%d)\n",
 	       (unsigned long long)s->apply.pages[EXTENT_REPLACED],
 	       (unsigned long long)s->apply.extents[EXTENT_REPLACED], (unsigned long long)s->apply.holds,

@@ -158,7 +158,8 @@ TEST(every_byte_stays)
 	t.fire.seed = env_number("SARDINE_TORTURE_SEED", (uint64_t)time(NULL));
 	setup(&t);
 	fire_start(&t.fire);
-	while (x.pages[EXTENT_REPLACED] < pages && now_ms() - start_ms < seconds * 1000 && fire_is_well(&t.fire)) {
+	while (x.pages[EXTENT_REPLACED] < pages && now_ms() - start_ms < seconds * 1000 &&
+	       fire_is_well(&t.fire)) {
 		assert_int_equal(write_tracker_scan(t.tracker, hva_of(replay_memory_at(t.fire.m, GFN(0))),
 						    FRAMES * PAGE_BYTES, NULL),
 				 0);

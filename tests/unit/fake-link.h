@@ -155,13 +155,12 @@ static inline int fake_offer(struct store_link *l, struct segment *seg, uint32_t
 		k->page = i;
 		k->run = run;
 		if (k->first)
-			fake_event(k->first,
-				   (struct store_event){.kind = STORE_EVENT_FOUND,
-							.frame = k->frame,
-							.key = k->key - 1,
-							.segment = k->segment,
-							.page = i,
-							.run = run});
+			fake_event(k->first, (struct store_event){.kind = STORE_EVENT_FOUND,
+								  .frame = k->frame,
+								  .key = k->key - 1,
+								  .segment = k->segment,
+								  .page = i,
+								  .run = run});
 	}
 	*ret_segment = s->segments++;
 	pthread_mutex_unlock(&s->mutex);

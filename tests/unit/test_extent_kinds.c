@@ -19,7 +19,8 @@ struct room {
 	struct guest_view inner;
 	struct write_tracker *tracker;
 	struct extent_applier *applier;
-	struct segment_view store[2]; /* pool pages 0 to 511, twice; the second one from page 1 on, odd pages differ */
+	struct segment_view
+		store[2]; /* pool pages 0 to 511, twice; the second one from page 1 on, odd pages differ */
 	unsigned holds;
 	void (*before_work)(struct room *r), (*after_work)(struct room *r);
 };
@@ -179,8 +180,8 @@ static unsigned resident(struct room *r, uint64_t first, unsigned frames)
 	unsigned char in_core[FRAMES];
 	unsigned n = 0;
 
-	assert_int_equal(
-		mincore(replay_memory_at(r->m, GFN(first)), (size_t)frames * PAGE_BYTES, in_core), 0);
+	assert_int_equal(mincore(replay_memory_at(r->m, GFN(first)), (size_t)frames * PAGE_BYTES, in_core),
+			 0);
 	for (unsigned i = 0; i < frames; i++)
 		n += in_core[i] & 1;
 	return n;
@@ -212,8 +213,8 @@ TEST(zero_is_dropped)
 	/* Watched as before: what is written there is seen. */
 	write_one(&r);
 	scan(&r);
-	assert_int_equal(write_tracker_unwritten(r.tracker, hva_of(replay_memory_at(r.m, GFN(700))), PAGE_BYTES),
-			 1);
+	assert_int_equal(
+		write_tracker_unwritten(r.tracker, hva_of(replay_memory_at(r.m, GFN(700))), PAGE_BYTES), 1);
 	teardown(&r);
 }
 
@@ -255,8 +256,7 @@ TEST(zero_in_several_mappings_is_dropped_in_parts)
 	struct room r;
 
 	setup(&r);
-	assert_int_equal(
-		madvise(replay_memory_at(r.m, GFN(700)), 100 * PAGE_BYTES, MADV_DODUMP), 0);
+	assert_int_equal(madvise(replay_memory_at(r.m, GFN(700)), 100 * PAGE_BYTES, MADV_DODUMP), 0);
 	assert_int_equal(apply(&r, drop(512, 512)), EXTENT_SEVERAL);
 	assert_int_equal(apply_unread(&r, drop(512, 188)), EXTENT_REPLACED);
 	assert_int_equal(apply_unread(&r, drop(700, 100)), EXTENT_REPLACED);
@@ -288,9 +288,11 @@ TEST(pages_move_within_the_store)
 	assert_int_equal(apply(&r, move(&r, 0, 63, 0)), EXTENT_REPLACED);
 	assert_int_equal(apply(&r, move(&r, 64, 64, 1)), EXTENT_DIFFERENT);
 	assert_int_equal(apply(&r, move(&r, 512, 1, 1)), EXTENT_INVALID);
-	assert_int_equal(
-		apply(&r, (struct extent){.kind = EXTENT_MOVE, .first = GFN(512), .pages = 1, .store = &r.store[1]}),
-		EXTENT_NOT_PRIVATE);
+	assert_int_equal(apply(&r, (struct extent){.kind = EXTENT_MOVE,
+						   .first = GFN(512),
+						   .pages = 1,
+						   .store = &r.store[1]}),
+			 EXTENT_NOT_PRIVATE);
 	teardown(&r);
 }
 
@@ -408,7 +410,8 @@ TEST(parts_of_huge_pages_are_freed)
 	assert_int_equal(replay_memory_watch(r.m, r.tracker), 0);
 	r.inner = replay_memory_view(r.m);
 	assert_int_equal(
-		extent_applier_new(&(struct guest_view){.ops = &room_ops, .ctx = &r}, r.tracker, &r.applier), 0);
+		extent_applier_new(&(struct guest_view){.ops = &room_ops, .ctx = &r}, r.tracker, &r.applier),
+		0);
 	scan(&r);
 	pfn = read_word(pagemap, (uintptr_t)replay_memory_at(r.m, GFN(300)) / PAGE_BYTES) &
 	      (((uint64_t)1 << 55) - 1);
