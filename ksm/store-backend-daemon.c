@@ -233,6 +233,18 @@ static int daemon_event(struct store_backend *b, struct store_event *ret)
 	return 1;
 }
 
+static void daemon_shares(struct store_backend *b, struct store_shares *ret)
+{
+	const struct store_wire_figures *f = (const void *)daemon_of(b)->rings; /* at the start of the file */
+
+	*ret = (struct store_shares){.known = atomic_load_explicit(&f->known, memory_order_acquire) == 1,
+				     .mappings = atomic_load_explicit(&f->mappings, memory_order_relaxed),
+				     .saved = atomic_load_explicit(&f->saved, memory_order_relaxed)};
+	/* Two figures of one moment, and of an honest daemon. */
+	if (ret->saved > ret->mappings)
+		ret->saved = ret->mappings;
+}
+
 static bool daemon_alive(struct store_backend *b)
 {
 	const struct daemon *d = daemon_of(b);
@@ -272,6 +284,7 @@ static const struct store_backend_ops ops = {
 	.fetch = daemon_fetch,
 	.refs = daemon_refs,
 	.event = daemon_event,
+	.shares = daemon_shares,
 	.alive = daemon_alive,
 	.tick = daemon_tick,
 };

@@ -94,6 +94,17 @@ static int own_event(struct store_backend *b, struct store_event *ret)
 	return 1;
 }
 
+static void own_shares(struct store_backend *b, struct store_shares *ret)
+{
+	struct store_stats s;
+
+	store_stats(own_of(b)->store, &s);
+	*ret = (struct store_shares){.known = true,
+				     .mappings = s.mappings,
+				     .saved = s.pages_saved,
+				     .bytes = s.index_bytes + s.table_bytes};
+}
+
 static bool own_alive(struct store_backend *b)
 {
 	(void)b;
@@ -118,6 +129,7 @@ static const struct store_backend_ops ops = {
 	.fetch = own_fetch,
 	.refs = own_refs,
 	.event = own_event,
+	.shares = own_shares,
 	.alive = own_alive,
 	.tick = own_tick,
 };

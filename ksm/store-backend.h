@@ -31,6 +31,8 @@ struct store_backend_ops {
 		    uint64_t *refused);
 	/* The next event. Never waits. Return: 1, 0: there is none, -ENOTCONN. */
 	int (*event)(struct store_backend *b, struct store_event *ret);
+	/* As struct store_link_ops. */
+	void (*shares)(struct store_backend *b, struct store_shares *ret);
 	bool (*alive)(struct store_backend *b);
 	/* Due work, if any. */
 	void (*tick)(struct store_backend *b, uint64_t now_ns);

@@ -566,6 +566,15 @@ static int remote_poll_fd(const struct store_link *l)
 		->epoll;
 }
 
+static void remote_shares(const struct store_link *link, struct store_shares *ret)
+{
+	const struct remote *l = (const void *)((const char *)link - offsetof(struct remote, link));
+
+	*ret = (struct store_shares){0};
+	if (l->backend)
+		l->backend->ops->shares(l->backend, ret);
+}
+
 static void remote_free(struct store_link *link)
 {
 	struct remote *l = remote_of(link);
@@ -600,6 +609,7 @@ static const struct store_link_ops ops = {
 	.refs = remote_refs,
 	.events = remote_events,
 	.poll_fd = remote_poll_fd,
+	.shares = remote_shares,
 };
 
 static int copy_config(struct remote *l, const struct store_link_config *config, const char *const *paths,

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -24,6 +25,7 @@ struct store_serve {
 	struct store *store;
 	struct store_client *client;
 	uint8_t *room;
+	struct store_wire_figures *_Atomic figures; /* in the room, once that is mapped */
 	struct store_wire_room layout;
 	struct ring records, answers;
 	pthread_mutex_t mutex;
@@ -68,6 +70,17 @@ uint32_t store_serve_pid(const struct store_serve *s)
 	return s->pid;
 }
 
+void store_serve_figures(struct store_serve *s, uint64_t mappings, uint64_t saved)
+{
+	struct store_wire_figures *f = atomic_load_explicit(&s->figures, memory_order_acquire);
+
+	if (!f)
+		return;
+	atomic_store_explicit(&f->mappings, mappings, memory_order_relaxed);
+	atomic_store_explicit(&f->saved, saved, memory_order_relaxed);
+	atomic_store_explicit(&f->known, 1, memory_order_release);
+}
+
 static int on_event(void *ctx, const struct store_event *event)
 {
 	struct store_serve *s = ctx;
@@ -106,6 +119,7 @@ static int map_room(struct store_serve *s, int fd)
 		return -errno;
 	(void)madvise(at, s->layout.bytes, MADV_DONTDUMP);
 	s->room = at;
+	atomic_store_explicit(&s->figures, (void *)(s->room + s->layout.figures_at), memory_order_release);
 	ring_init(&s->records, s->room + s->layout.records_at, sizeof(struct store_record), STORE_WIRE_BATCH);
 	ring_init(&s->answers, s->room + s->layout.answers_at, sizeof(struct store_answer), STORE_WIRE_BATCH);
 	ring_init(&s->events, s->room + s->layout.events_at, sizeof(struct store_event), STORE_WIRE_EVENTS);

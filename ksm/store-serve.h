@@ -50,6 +50,9 @@ DEFINE_CLEANUP(struct store_serve, store_serve_free)
 int store_serve_message(struct store_serve *s, const struct store_wire_message *m,
 			struct store_serve_reply *ret) must_check;
 
+/* Let the VM read what the whole store comes to. Any thread, while the connection is not being freed; before HELLO nothing happens. */
+void store_serve_figures(struct store_serve *s, uint64_t mappings, uint64_t saved);
+
 /* The VM's name, of printable characters; "" before HELLO. And who it is. */
 const char *store_serve_name(const struct store_serve *s);
 uint32_t store_serve_pid(const struct store_serve *s);

@@ -23,7 +23,7 @@ static size_t round_up(size_t n, size_t to)
 
 struct store_wire_room store_wire_room(uint64_t frames)
 {
-	struct store_wire_room room = {.records_at = 0};
+	struct store_wire_room room = {.figures_at = 0, .records_at = sizeof(struct store_wire_figures)};
 
 	room.answers_at = room.records_at + ring_bytes(sizeof(struct store_record), STORE_WIRE_BATCH);
 	room.events_at = room.answers_at + ring_bytes(sizeof(struct store_answer), STORE_WIRE_BATCH);

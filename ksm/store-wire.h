@@ -97,9 +97,17 @@ _Static_assert(sizeof(struct store_wire_call) == 16 && sizeof(struct store_wire_
 	       "these cross process boundaries");
 _Static_assert(sizeof(struct store_wire_ref) == sizeof(struct store_record), "they share a ring");
 
-/* The memory file of a connection: rings, and from bitmap_at on (a multiple of 4,096) the bits of recorded frames. */
+/* What the whole store comes to, written by the daemon about twice a second; a VM believes or not. */
+struct store_wire_figures {
+	_Atomic uint64_t known;		  /* 1: they were written */
+	_Atomic uint64_t mappings, saved; /* as in struct store_shares */
+	uint64_t reserved[5];
+};
+_Static_assert(sizeof(struct store_wire_figures) == 64, "rings behind it are aligned");
+
+/* The memory file of a connection: figures, rings, and from bitmap_at on (a multiple of 4,096) the bits of recorded frames. */
 struct store_wire_room {
-	size_t records_at, answers_at, events_at, bitmap_at, bitmap_bytes, bytes;
+	size_t figures_at, records_at, answers_at, events_at, bitmap_at, bitmap_bytes, bytes;
 };
 
 /* For 1 to STORE_WIRE_FRAMES_MAX frames. */

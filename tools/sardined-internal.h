@@ -28,7 +28,7 @@ struct connection {
 	struct connection *next, *prev; /* guarded by the server's mutex */
 	int fd;
 	bool handed;	       /* the daemon made it and gave it away */
-	struct domain *domain; /* since HELLO */
+	struct domain *domain; /* since HELLO; changed under the mutex while it is in the list */
 	struct store_serve *serve;
 };
 

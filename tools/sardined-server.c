@@ -240,6 +240,19 @@ static void accept_again(void *arg, uint32_t events)
 		(void)!io_timer_set(s->pause, ACCEPT_PAUSE_NS);
 }
 
+/* To all VMs of a domain. */
+static void tell_figures(struct server *s, struct domain *d)
+{
+	struct store_stats figures;
+
+	store_stats(d->store, &figures);
+	pthread_mutex_lock(&s->mutex);
+	for (struct connection *c = s->connections; c; c = c->next)
+		if (c->domain == d)
+			store_serve_figures(c->serve, figures.mappings, figures.pages_saved);
+	pthread_mutex_unlock(&s->mutex);
+}
+
 /* Due work of all stores. Each is held in between, so that it stays while the mutex is not. */
 static void on_tick(void *arg, uint32_t events)
 {
@@ -262,6 +275,7 @@ static void on_tick(void *arg, uint32_t events)
 			break;
 		now = store_tick(d->store, clock_now_ns());
 		next = now < next ? now : next;
+		tell_figures(s, d);
 	}
 	if (next == UINT64_MAX)
 		return;

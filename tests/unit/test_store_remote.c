@@ -85,6 +85,35 @@ TEST(what_one_donates_the_other_finds)
 	assert_int_equal(daemon_figure(room, false, "protocol_errors"), 0);
 }
 
+TEST(the_daemon_says_what_all_share)
+{
+	struct daemon_room *room = *state;
+	uint64_t deadline = clock_now_ns() + VM_DEADLINE_S * 1000000000ull;
+	struct store_shares shares;
+	struct store_vm a, b;
+
+	store_vm_start(&a, "a", room->path);
+	a.link->ops->shares(a.link, &shares);
+	assert_false(shares.known);
+	daemon_start(room);
+	store_vm_start(&b, "b", room->path);
+	store_vm_wait_name(&a, "sardined");
+	share(&a, &b, 4);
+	do {
+		assert_true(clock_now_ns() < deadline);
+		a.link->ops->shares(a.link, &shares);
+	} while (!shares.known || shares.mappings != 5);
+	assert_int_equal(shares.saved, 1);
+	daemon_end(room);
+	assert_int_equal(store_vm_submit(&a, 3, 3).kind, STORE_UNIQUE);
+	a.link->ops->shares(a.link, &shares);
+	assert_true(shares.known && shares.bytes > 0);
+	assert_int_equal(shares.mappings, 1);
+	assert_int_equal(shares.saved, 0);
+	store_vm_end(&a);
+	store_vm_end(&b);
+}
+
 TEST(large_batches_come_in_parts)
 {
 	static struct store_record records[STORE_BATCH_MAX + 100];
@@ -431,6 +460,7 @@ int main(void)
 #define T(name_) cmocka_unit_test_setup_teardown(name_, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(what_one_donates_the_other_finds),
+		T(the_daemon_says_what_all_share),
 		T(large_batches_come_in_parts),
 		T(without_a_daemon_it_shares_with_itself),
 		T(a_new_daemon_takes_over),
