@@ -7,6 +7,7 @@
 #include "base/size.h"
 #include "tools/cli.h"
 #include "tools/client.h"
+#include "tools/store-client.h"
 #include "tools/vm-list.h"
 
 #define WATCH_MAX_S 86400
@@ -182,7 +183,7 @@ static void print_more(const struct vm_item *item)
 
 static int print_json(const char *verb, const struct args *args, const struct vm_list *list)
 {
-	json_t *vms;
+	json_t *vms, *host;
 
 	if (args->common.name)
 		return client_print_json(verb, json_incref(list->items[0].stats), args->watch_s > 0);
@@ -190,10 +191,14 @@ static int print_json(const char *verb, const struct args *args, const struct vm
 	for (size_t i = 0; i < list->count; i++)
 		if (list->items[i].stats)
 			json_array_append(vms, list->items[i].stats);
-	return client_print_json(verb,
-				 json_pack("{s:i, s:o, s:o}", "schema", USAGE_SCHEMA, "host",
-					   host_usage_json(&list->host), "vms", vms),
-				 args->watch_s > 0);
+	host = host_usage_json(&list->host);
+	if (json_object_set_new(host, "store", store_host_json()) < 0) {
+		json_decref(host);
+		host = NULL;
+	}
+	return client_print_json(
+		verb, json_pack("{s:i, s:o, s:o}", "schema", USAGE_SCHEMA, "host", host, "vms", vms),
+		args->watch_s > 0);
 }
 
 static int print_once(const char *verb, const struct args *args)

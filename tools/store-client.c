@@ -8,7 +8,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#include "base/clock.h"
+#include "base/addr.h"
 #include "base/fs.h"
 #include "ksm/store-backend.h"
 #include "vmm/rundir.h"
@@ -87,6 +87,39 @@ int store_daemon_status(const char *path, struct errmsg *err, json_t **ret)
 	if (r < 0)
 		return errmsg_set(err, r, "%s: the daemon does not answer: %s", path, strerror(-r));
 	return 0;
+}
+
+static json_int_t sum(const json_t *domains, const char *key)
+{
+	const json_t *domain;
+	json_int_t n = 0;
+	size_t i;
+
+	json_array_foreach(domains, i, domain) n += json_integer_value(json_object_get(domain, key));
+	return n;
+}
+
+json_t *store_host_json(void)
+{
+	auto_free char *path = store_socket_path();
+	const json_t *domains;
+	struct errmsg err = {0};
+	json_t *status = NULL, *ret;
+
+	if (!path || store_daemon_status(path, &err, &status) < 0)
+		return json_null();
+	domains = json_object_get(status, "domains");
+	ret = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "pid",
+			json_integer_value(json_object_get(status, "pid")), "vms", sum(domains, "vms"),
+			"segments", sum(domains, "segments"), "held_bytes",
+			sum(domains, "segment_pages") * (json_int_t)PAGE_BYTES, "mapped_bytes",
+			sum(domains, "mappings") * (json_int_t)PAGE_BYTES, "saved_bytes",
+			sum(domains, "pages_saved") * (json_int_t)PAGE_BYTES, "dead_bytes",
+			sum(domains, "dead_pages") * (json_int_t)PAGE_BYTES, "index_bytes",
+			sum(domains, "index_bytes") + sum(domains, "table_bytes"), "protocol_errors",
+			json_integer_value(json_object_get(status, "protocol_errors")));
+	json_decref(status);
+	return ret;
 }
 
 void descriptors_raise(void)

@@ -25,6 +25,10 @@ char *store_socket_path(void);
  */
 int store_daemon_status(const char *path, struct errmsg *err, json_t **ret) must_check;
 
+/* What the daemon of this runtime directory serves, summed over domains: "host"."store" of `sardine stats`. JSON null when none answers; NULL
+ * without memory. */
+json_t *store_host_json(void);
+
 /* Let this process have as many descriptors as it may: a store has one per segment, and so has a VM that maps it. */
 void descriptors_raise(void);
 

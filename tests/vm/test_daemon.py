@@ -13,9 +13,12 @@ import struct
 import subprocess
 import threading
 
+import jsonschema
+
 import sardine_test
 from sardine_test import ROOT, SardineTest, Stream, poll, sardine_bin
 
+SCHEMA = json.loads((ROOT / "docs/stats.schema.json").read_text())
 PAGE = ROOT / "docs/man/sardined.8.in"
 COMPLETION = ROOT / "dist/completion-sardined.bash"
 ANSWER, STATS, UNKNOWN = 0x1000, 9, 77
@@ -182,6 +185,18 @@ class Daemon(SardineTest):
         done = self.run_sardined("--status")
         self.assertEqual(done.returncode, 0)
         self.assertRegex(done.stdout, rf"^sardined \S+: pid {daemon.pid}, 1 connections, 0 protocol errors\n$")
+
+    def test_stats_of_the_host(self):
+        def store():
+            done = self.sardine("stats", "--json")
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            document = json.loads(done.stdout)
+            jsonschema.validate(document, SCHEMA, cls=jsonschema.Draft202012Validator)
+            return document["host"]["store"]
+        self.assertIsNone(store())
+        daemon = self.serving()
+        zero = dict.fromkeys(("vms", "segments", "held_bytes", "mapped_bytes", "saved_bytes", "dead_bytes", "index_bytes", "protocol_errors"), 0)
+        self.assertEqual(store(), {"pid": daemon.pid, **zero})
 
     def test_hostile_peers_are_dropped_and_counted(self):
         self.serving()
