@@ -112,7 +112,7 @@ static int map_room(struct store_serve *s, int fd)
 	int r = store_wire_room_check(fd, &s->layout);
 	void *at;
 
-	if (r < 0 && !PLANTED("store_serve"))
+	if (r < 0)
 		return r;
 	at = mmap(NULL, s->layout.bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	if (at == MAP_FAILED)
@@ -161,7 +161,7 @@ static int take_records(struct store_serve *s, uint32_t count, void **ret)
 
 	if (count == 0 || count > STORE_WIRE_BATCH)
 		return -EPROTO;
-	records = malloc(count * sizeof(struct store_record));
+	records = malloc((PLANTED("store_serve") ? 1 : count) * sizeof(struct store_record));
 	if (!records)
 		return -ENOMEM;
 	if (ring_get(&s->records, records, count) != (int)count)

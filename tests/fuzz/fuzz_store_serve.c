@@ -51,7 +51,7 @@ struct client {
 	bool said_hello, dead;
 	int loan; /* descriptor, or -1 */
 	uint32_t loan_pages;
-	unsigned gets, puts;
+	unsigned gets, puts, bells;
 };
 
 struct fuzz {
@@ -100,7 +100,8 @@ static void domain_put(void *ctx, struct store *store)
 
 static void bell(void *ctx)
 {
-	require(!((struct client *)ctx)->dead);
+	/* Also of one that is to go; of one that is gone the sanitizer would tell. */
+	((struct client *)ctx)->bells++;
 }
 
 static int stats(void *ctx, int *ret_fd, uint32_t *ret_bytes)
