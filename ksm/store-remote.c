@@ -12,14 +12,13 @@
 
 #include "base/addr.h"
 #include "base/clock.h"
-#include "ksm/held-segments.h"
-#include "ksm/store-backend.h"
+#include "ksm/store-remote-internal.h"
 
 /*
  * Theory of operation
  *
  * Behind the link is one backend at a time: the daemon's store or, as long as there is none, a store in this process. Each
- * call first sees to it that there is one (ready()), and is done again with the next when it finds that its daemon is gone;
+ * call first sees to it that there is one (remote_ready()), and is done again with the next when it finds that its daemon is gone;
  * the store in this process never goes away by itself, so that ends.
  *
  * A change of backends (switch_to()) hands the segments that the VM maps to the new store, and their references; then an
@@ -27,235 +26,11 @@
  * for again. The VM's own mappings are not touched by any of this.
  *
  * Numbers, references and descriptors are in struct held_segments. References are sent in batches, at the latest before
- * the next call; the first of a segment at once. They are policy (the kernel keeps pages alive), so one that the store refuses is counted and left out.
+ * the next call; the first of a segment at once. They are policy (the kernel keeps pages alive), so one that the store
+ * refuses is counted and left out.
  *
  * Views: the last few that were asked for stay mapped.
  */
-#define RETRY_NS     1000000000ull
-#define RETRY_MAX_NS 60000000000ull
-#define VIEWS	     4u
-#define REFS	     512u /* that wait to be sent */
-#define LOANS	     16u  /* as many as a store lends */
-
-struct loan {
-	struct segment *segment; /* NULL: none */
-	uint32_t loan;
-	uint64_t generation; /* of the backend that lent it */
-};
-
-struct cached_view {
-	uint32_t own;
-	uint64_t used; /* 0: none is here */
-	struct segment_view view;
-};
-
-struct remote {
-	struct store_link link;
-	struct store_link_config config;
-	char **paths;
-	size_t path_count;
-	_Atomic uint64_t *recorded;
-	size_t recorded_bytes;
-	int epoll; /* poll_fd() */
-	int wake;  /* an eventfd in it: attached, or events are left */
-	_Atomic int attached;
-	int connected_fd; /* connected before anything was asked; -1 */
-	struct store_backend *backend;
-	bool is_daemon;
-	uint64_t generation; /* of the backend */
-	uint64_t retry_at_ns, retry_ns;
-	bool used;	/* records were submitted to some backend */
-	bool reset_due; /* the agent is to hear that they are forgotten */
-	struct held_segments held;
-	struct loan loans[LOANS];
-	struct cached_view views[VIEWS];
-	uint64_t view_clock;
-	uint32_t ref_count;
-	struct store_wire_ref refs[REFS];
-	struct store_link_stats stats;
-};
-
-static struct remote *remote_of(struct store_link *l)
-{
-	return container_of(l, struct remote, link);
-}
-
-static void set_awake(struct remote *l)
-{
-	uint64_t one = 1;
-
-	(void)!write(l->wake, &one, sizeof(one));
-}
-
-static void forget_views(struct remote *l)
-{
-	for (unsigned i = 0; i < VIEWS; i++) {
-		if (l->views[i].used)
-			segment_view_done(&l->views[i].view);
-		l->views[i].used = 0;
-	}
-}
-
-static void drop_backend(struct remote *l)
-{
-	if (l->is_daemon)
-		l->stats.lost++;
-	store_backend_free(TAKE_PTR(l->backend));
-	l->is_daemon = false;
-}
-
-/* References of one segment that go to a new store. */
-struct handover {
-	struct remote *l;
-	struct store_backend *to;
-	uint32_t number;
-	uint32_t count;
-	struct store_wire_ref refs[REFS];
-};
-
-static int handover_flush(struct handover *h)
-{
-	uint32_t count = h->count;
-
-	h->count = 0;
-	return count ? h->to->ops->refs(h->to, h->refs, count, &h->l->stats.refused) : 0;
-}
-
-static int handover_range(void *ctx, uint32_t page, uint32_t pages)
-{
-	struct handover *h = ctx;
-	int r = h->count == REFS ? handover_flush(h) : 0;
-
-	h->refs[h->count++] = (struct store_wire_ref){h->number, page, pages, 1};
-	return r;
-}
-
-/* What the VM maps goes to a new store. Return: 0, -ENOTCONN, -ENOMEM. */
-static int hand_over(struct remote *l, struct store_backend *to)
-{
-	auto_free struct handover *h = calloc(1, sizeof(*h));
-	int r = 0;
-
-	if (!h)
-		return -ENOMEM;
-	h->l = l;
-	h->to = to;
-	held_forget_numbers(&l->held);
-	for (uint32_t own = 0; own < l->held.count; own++) {
-		const struct held_segment *s = held_get(&l->held, own);
-
-		if (s->fd < 0)
-			continue;
-		r = to->ops->adopt(to, s->fd, &h->number);
-		if (r == 0)
-			r = held_set_number(&l->held, own, h->number);
-		if (r == 0)
-			r = held_each_range(s, handover_range, h);
-		/* At once: what nobody maps does not stay in the store for long. */
-		if (r == 0)
-			r = handover_flush(h);
-		if (r == -ENOTCONN)
-			return r;
-		if (r < 0)
-			l->stats.refused++;
-	}
-	return 0;
-}
-
-static int switch_to(struct remote *l, struct store_backend *to, bool is_daemon)
-{
-	int r;
-
-	/* In this order: what the new store adopts is alive in the old one until then. */
-	l->ref_count = 0;
-	forget_views(l);
-	r = hand_over(l, to);
-	store_backend_free(l->backend);
-	l->backend = NULL;
-	l->is_daemon = false;
-	/* Half of the numbers are those of a store that is gone: what was there before cannot go on with them. */
-	if (r < 0) {
-		store_backend_free(to);
-		return r;
-	}
-	l->backend = to;
-	l->is_daemon = is_daemon;
-	l->generation++;
-	l->stats.connected += is_daemon;
-	l->reset_due |= l->used;
-	l->used = false;
-	set_awake(l);
-	return 0;
-}
-
-/* Take a connected socket for a daemon, if it answers. */
-static int try_socket(struct remote *l, int fd)
-{
-	struct store_backend *b;
-	int r = store_daemon_new(&l->config, fd, l->recorded, l->epoll, &b);
-
-	if (r == 0) {
-		l->retry_ns = RETRY_NS;
-		return switch_to(l, b, true);
-	}
-	/* Each attempt at a daemon that stands still costs the agent seconds. */
-	if (r == -ETIMEDOUT && l->retry_ns < RETRY_MAX_NS)
-		l->retry_ns = l->retry_ns * 2 < RETRY_MAX_NS ? l->retry_ns * 2 : RETRY_MAX_NS;
-	return r;
-}
-
-static int connect_any(struct remote *l)
-{
-	int fd;
-
-	for (size_t i = 0; i < l->path_count; i++)
-		if (store_daemon_connect(l->paths[i], &fd) == 0)
-			return fd;
-	return -1;
-}
-
-/* A daemon, if there is one and it is time to look. */
-static void look_for_daemon(struct remote *l)
-{
-	int fd = atomic_exchange(&l->attached, -1);
-	uint64_t now;
-
-	/* A daemon's socket for one that has a daemon: perhaps that one is gone. */
-	if (l->is_daemon && fd >= 0 && !l->backend->ops->alive(l->backend))
-		drop_backend(l);
-	if (l->is_daemon) {
-		close_fd_p(&fd);
-		return;
-	}
-	if (fd >= 0 && try_socket(l, fd) == 0)
-		return;
-	now = clock_now_ns();
-	if (l->connected_fd < 0 && now < l->retry_at_ns)
-		return;
-	fd = l->connected_fd >= 0 ? TAKE_FD(l->connected_fd) : connect_any(l);
-	if (fd >= 0)
-		(void)!try_socket(l, fd);
-	l->retry_at_ns = clock_now_ns() + l->retry_ns;
-}
-
-/* See that there is a backend. Return: 0 or -ENOMEM.. */
-static int ready(struct remote *l)
-{
-	struct store_backend *own;
-	int r;
-
-	look_for_daemon(l);
-	if (!l->backend) {
-		r = store_own_new(&l->config, l->recorded, l->wake, &own);
-		if (r == 0)
-			r = switch_to(l, own, false);
-		if (r < 0)
-			return r;
-	}
-	if (!l->is_daemon)
-		l->backend->ops->tick(l->backend, clock_now_ns());
-	return 0;
-}
 
 /* Return: 0 or -ENOTCONN. */
 static int flush_refs(struct remote *l)
@@ -269,13 +44,13 @@ static int flush_refs(struct remote *l)
 /* Does something with the backend, and again with the next one as long as it is gone. */
 #define WITH_BACKEND(l_, r_, call_)                                                                          \
 	do {                                                                                                 \
-		(r_) = ready(l_);                                                                            \
+		(r_) = remote_ready(l_);                                                                     \
 		if ((r_) == 0)                                                                               \
 			(r_) = flush_refs(l_);                                                               \
 		if ((r_) == 0)                                                                               \
 			(r_) = (call_);                                                                      \
 		if ((r_) == -ENOTCONN)                                                                       \
-			drop_backend(l_);                                                                    \
+			remote_drop_backend(l_);                                                             \
 	} while ((r_) == -ENOTCONN)
 
 static const char *remote_name(const struct store_link *l)
@@ -408,7 +183,7 @@ static int remote_offer(struct store_link *link, struct segment *s, uint32_t *re
 
 		if (l->backend && loan.generation == l->generation &&
 		    l->backend->ops->offer(l->backend, loan.loan, &number) == -ENOTCONN)
-			drop_backend(l);
+			remote_drop_backend(l);
 		return r;
 	}
 	WITH_BACKEND(l, r, offer_numbered(l, &loan, fd, ret_segment));
@@ -554,7 +329,7 @@ static int remote_events(struct store_link *link, bool (*take)(void *ctx, const 
 		if (r <= 0)
 			return r;
 		if (!take(ctx, &event)) {
-			set_awake(l); /* there may be more */
+			remote_set_awake(l); /* there may be more */
 			return 0;
 		}
 	}
@@ -583,7 +358,7 @@ static void remote_free(struct store_link *link)
 	if (l->backend)
 		(void)!flush_refs(l);
 	store_backend_free(l->backend);
-	forget_views(l);
+	remote_forget_views(l);
 	held_done(&l->held);
 	/* Their segments are the borrower's. */
 	close_fd_p(&fd);
@@ -670,7 +445,7 @@ int store_link_remote_new(const struct store_link_config *config, const char *co
 		remote_free(&l->link);
 		return errmsg_set(err, r, "memory agent: %s", strerror(-r));
 	}
-	l->connected_fd = connect_any(l);
+	l->connected_fd = remote_connect_any(l);
 	l->retry_at_ns = clock_now_ns() + RETRY_NS;
 	*ret_recorded = l->recorded;
 	*ret = &l->link;
@@ -688,7 +463,7 @@ void store_link_remote_attach(struct store_link *link, int fd)
 	int old = atomic_exchange(&l->attached, fd);
 
 	close_fd_p(&old);
-	set_awake(l);
+	remote_set_awake(l);
 }
 
 void store_link_remote_stats(const struct store_link *link, struct store_link_stats *ret)
