@@ -27,6 +27,7 @@ struct connection {
 	struct server *server;
 	struct connection *next, *prev; /* guarded by the server's mutex */
 	int fd;
+	pthread_mutex_t turn; /* held from taking an event to having asked for the next */
 	bool handed;	       /* the daemon made it and gave it away */
 	struct domain *domain; /* since HELLO; changed under the mutex while it is in the list */
 	struct store_serve *serve;
