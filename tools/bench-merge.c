@@ -11,8 +11,10 @@
 #include "base/clock.h"
 #include "base/size.h"
 #include "tools/bench-ksmd.h"
+#include "tools/bench-store.h"
 #include "tools/cli.h"
 #include "tools/client.h"
+#include "vmm/engine.h"
 
 /*
  * Theory of operation
@@ -28,6 +30,7 @@
 static const char *const engine_names[] = {
 	[BENCH_KSMD_DEFAULT] = "ksmd-default",
 	[BENCH_KSMD_FASTEST] = "ksmd-fastest",
+	[BENCH_STORE] = "store",
 };
 _Static_assert(ARRAY_SIZE(engine_names) == BENCH_ENGINES, "a name for each");
 
@@ -56,8 +59,10 @@ struct run {
 	uint64_t bytes_before, bytes_after; /* of the control group */
 	uint64_t reachable;
 	bool settled;
+	pid_t daemon;
 	uint64_t agent_ns, daemon_ns, ksmd_ns;
-	uint64_t index_bytes, kernel_meta_bytes, extents;
+	uint64_t index_bytes, kernel_meta_bytes;
+	struct bench_engines engines; /* of the store */
 };
 
 static volatile sig_atomic_t interrupted;
@@ -132,10 +137,65 @@ static int run_ksmd(const struct bench_options *o, const struct bench_room *room
 	return 0;
 }
 
+/* What it costs, once all is merged. */
+static int store_costs(struct run *run, uint64_t daemon_ns, double agent_s, struct errmsg *err)
+{
+	int r = bench_engines_read(run->vms, run->count, &run->engines, err);
+
+	if (r == 0)
+		r = bench_daemon_index_bytes(&run->index_bytes, err);
+	run->daemon_ns = bench_cpu_ns(run->daemon) - daemon_ns;
+	run->agent_ns = (uint64_t)((run->engines.agent_s - agent_s) * 1e9);
+	run->kernel_meta_bytes = run->engines.extents * ENGINE_EXTENT_BYTES;
+	run->index_bytes += run->engines.metadata_bytes - run->kernel_meta_bytes;
+	return r;
+}
+
+static int run_store(const struct bench_options *o, const struct bench_room *room, struct run *run,
+		     struct errmsg *err)
+{
+	uint64_t daemon_ns = bench_cpu_ns(run->daemon), end;
+	struct bench_engines before;
+	struct bench_merges *merges;
+	int r = bench_engines_read(run->vms, run->count, &before, err), e;
+
+	run->start_ns = clock_now_ns();
+	end = run->start_ns + o->limit_s * 1000000000;
+	if (r == 0)
+		r = bench_merges_start(run->vms, run->count, &merges);
+	if (r < 0)
+		return errmsg_set(err, r, "cannot merge: %s", strerror(-r));
+	while (r == 0 && !bench_merges_done(merges) && clock_now_ns() < end && !interrupted) {
+		nanosleep(&(struct timespec){.tv_nsec = SAMPLE_NS}, NULL);
+		r = sample(room, run);
+	}
+	e = bench_merges_end(merges, err);
+	run->settled = e > 0;
+	if (r < 0 || e < 0)
+		return r < 0 ? r : e;
+	return store_costs(run, daemon_ns, before.agent_s, err);
+}
+
+static int run_merges(const struct bench_options *o, const struct bench_room *room, struct run *run,
+		      struct errmsg *err)
+{
+	return run->engine == BENCH_STORE ? run_store(o, room, run, err) : run_ksmd(o, room, run, err);
+}
+
+static int start_vms(const struct bench_options *o, const struct bench_room *room, struct run *run,
+		     struct errmsg *err)
+{
+	int r = run->engine == BENCH_STORE ? bench_daemon_start(room, &run->daemon, err) : 0;
+
+	if (r < 0)
+		return r;
+	return bench_vms_start(o, room, run->engine == BENCH_STORE ? "store" : "ksm", run->vms, err);
+}
+
 static int measure(const struct bench_options *o, const struct bench_room *room, struct run *run,
 		   struct errmsg *err)
 {
-	int r = bench_vms_start(o, room, "ksm", run->vms, err);
+	int r = start_vms(o, room, run, err);
 
 	if (r == 0)
 		r = bench_count_reachable(run->vms, run->count, &run->reachable, err);
@@ -144,7 +204,7 @@ static int measure(const struct bench_options *o, const struct bench_room *room,
 	if (r < 0)
 		return errmsg_set(err, r, "cannot count frames: %s", strerror(-r));
 	(void)!bench_room_usage(room, &run->bytes_before);
-	r = run_ksmd(o, room, run, err);
+	r = run_merges(o, room, run, err);
 	if (r == 0 && interrupted)
 		r = errmsg_set(err, -ECANCELED, "stopped by a signal");
 	(void)!bench_room_usage(room, &run->bytes_after);
@@ -190,11 +250,19 @@ static json_t *run_json(const struct bench_room *room, const struct run *run)
 		number_or_null(known && saved, (double)cpu_ns / 1e3 / (double)saved), "cgroup_bytes_before",
 		count_or_null(room->cgroup[0], run->bytes_before), "cgroup_bytes_after",
 		count_or_null(room->cgroup[0], run->bytes_after), "index_bytes", (json_int_t)run->index_bytes,
-		"kernel_meta_bytes", (json_int_t)run->kernel_meta_bytes, "extents", (json_int_t)run->extents,
-		"zero", "pages_before", (json_int_t)run->before.zero, "frames_before",
-		(json_int_t)run->before.zero_frames, "pages_after", (json_int_t)run->after.zero,
-		"frames_after", (json_int_t)run->after.zero_frames);
+		"kernel_meta_bytes", (json_int_t)run->kernel_meta_bytes, "extents",
+		(json_int_t)run->engines.extents, "zero", "pages_before", (json_int_t)run->before.zero,
+		"frames_before", (json_int_t)run->before.zero_frames, "pages_after",
+		(json_int_t)run->after.zero, "frames_after", (json_int_t)run->after.zero_frames);
 
+	if (json && run->engine == BENCH_STORE &&
+	    json_object_set_new(json, "hold_us",
+				json_pack("{s:f, s:f, s:f, s:f}", "p50", run->engines.p50_us, "p99",
+					  run->engines.p99_us, "p999", run->engines.p999_us, "max",
+					  run->engines.max_us)) < 0) {
+		json_decref(json);
+		json = NULL;
+	}
 	if (!json || !rest || json_object_update(json, rest) < 0) {
 		json_decref(json);
 		json = NULL;
@@ -260,6 +328,7 @@ static int run_engine(const struct bench_options *o, const struct bench_room *ro
 	run->count = o->vms;
 	r = measure(o, room, run, err);
 	bench_vms_end(run->vms, run->count);
+	bench_daemon_end(run->daemon);
 	if (r == 0) {
 		json = run_json(room, run);
 		r = json && json_array_append(runs, json) == 0 ? 0 : -ENOMEM;

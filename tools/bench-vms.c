@@ -46,6 +46,8 @@ static void exec_vm(const struct bench_options *o, const struct bench_room *room
 		args[n++] = "--mem";
 		args[n++] = mem;
 	}
+	if (strcmp(engine, "store") == 0)
+		args[n++] = "--manual";
 	if (room->cgroup[0]) {
 		args[n++] = "--cgroup";
 		args[n++] = room->cgroup;

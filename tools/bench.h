@@ -20,6 +20,7 @@
 enum bench_engine {
 	BENCH_KSMD_DEFAULT, /* the kernel's defaults */
 	BENCH_KSMD_FASTEST, /* as fast as ksmd goes */
+	BENCH_STORE,	    /* ours, through a daemon */
 	BENCH_ENGINES,
 };
 

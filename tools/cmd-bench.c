@@ -84,7 +84,8 @@ static void set_engines(struct args *a, const char *arg)
 		       (strlen(bench_engine_name(i)) != len || strncmp(p, bench_engine_name(i), len)))
 			i++;
 		if (i == BENCH_ENGINES || a->o.engine_count == BENCH_ENGINES) {
-			wrong(a, "engines", arg, "give a list of ksmd-default, ksmd-fastest, each once");
+			wrong(a, "engines", arg,
+			      "give a list of ksmd-default, ksmd-fastest, store, each once");
 			return;
 		}
 		a->o.engines[a->o.engine_count++] = (enum bench_engine)i;
@@ -252,7 +253,7 @@ int cmd_bench(int argc, char **argv)
 	struct args a = {
 		.o = {.vms = 4,
 		      .synthetic = REPLAY_SPEC_DEFAULT,
-		      .engines = {BENCH_KSMD_DEFAULT, BENCH_KSMD_FASTEST},
+		      .engines = {BENCH_KSMD_DEFAULT, BENCH_KSMD_FASTEST, BENCH_STORE},
 		      .engine_count = BENCH_ENGINES,
 		      .limit_s = 120,
 		      .seconds = 10,

@@ -94,7 +94,7 @@ static void set_engine(struct args *a, const char *arg)
 			return;
 		}
 	}
-	wrong(a, "engine", arg, "must be off, local or ksm");
+	wrong(a, "engine", arg, "must be off, local, store or ksm");
 }
 
 static void set_thp(struct args *a, const char *arg)
@@ -349,8 +349,9 @@ int cmd_replay(int argc, char **argv)
 		    "of what is unique, of where copies lie and of what is written (default 1)"),
 		ROW("write-rate", OPT_WRITE_RATE, "N", "write so many times a second (default 0)"),
 		ROW("write-set", OPT_WRITE_SET, "SHARE", "in this share of the memory (default 0.1)"),
-		ROW("engine", OPT_ENGINE, "off|local|ksm",
-		    "what shares equal pages: nothing, our store inside this VM (default), the kernel's KSM"),
+		ROW("engine", OPT_ENGINE, "off|local|store|ksm",
+		    "what shares equal pages: nothing, our store inside this VM (default) or through "
+		    "sardined, the kernel's KSM"),
 		ROW("manual", OPT_MANUAL, NULL, "look for what to share only when asked by `merge`"),
 		ROW("thp", OPT_THP, "on|off", "transparent huge pages; as the host is set unless given"),
 		ROW("cgroup", OPT_CGROUP, "DIR", "join this control group first"),

@@ -13,6 +13,8 @@
 #include "base/size.h"
 #include "ksm/agent.h"
 #include "ksm/replay-writer.h"
+#include "ksm/store-remote.h"
+#include "tools/store-client.h"
 #include "vmm/engine.h"
 
 /*
@@ -45,7 +47,11 @@ struct replay_vm {
 };
 
 static const char *const engine_names[] = {
-	[REPLAY_ENGINE_OFF] = "off", [REPLAY_ENGINE_LOCAL] = "local", [REPLAY_ENGINE_KSM] = "ksm"};
+	[REPLAY_ENGINE_OFF] = "off",
+	[REPLAY_ENGINE_LOCAL] = "local",
+	[REPLAY_ENGINE_STORE] = "store",
+	[REPLAY_ENGINE_KSM] = "ksm",
+};
 _Static_assert(ARRAY_SIZE(engine_names) == REPLAY_ENGINES, "a name for each");
 
 const char *replay_engine_name(enum replay_engine engine)
@@ -84,6 +90,20 @@ static void discarded(void *ctx, gfn_t first, uint64_t frames)
 	agent_discarded(ctx, first, frames);
 }
 
+static int make_link(const struct store_link_config *link, enum replay_engine engine, struct errmsg *err,
+		     struct agent_config *agent)
+{
+	auto_free char *path = NULL;
+
+	if (engine == REPLAY_ENGINE_LOCAL)
+		return store_link_local_new(link, err, &agent->recorded, &agent->link);
+	path = store_socket_path();
+	if (!path)
+		return -ENOMEM;
+	return store_link_remote_new(link, (const char *const *)&path, 1, err, &agent->recorded,
+				     &agent->link);
+}
+
 static int make_agent(struct replay_vm *vm, struct errmsg *err)
 {
 	const struct replay_vm_config *c = vm->config;
@@ -95,8 +115,10 @@ static int make_agent(struct replay_vm *vm, struct errmsg *err)
 		.range_count = 1,
 		.manual = c->manual,
 	};
-	int r = store_link_local_new(&link, err, &agent.recorded, &agent.link);
+	int r;
 
+	descriptors_raise();
+	r = make_link(&link, c->engine, err, &agent);
 	if (r == 0)
 		r = agent_new(&agent, err, &vm->agent);
 	if (r == 0)
@@ -129,7 +151,7 @@ int replay_vm_new(const struct replay_vm_config *config, struct io_loop *loop, s
 					  "--engine ksm: this kernel does not let memory be merged: %s",
 					  strerror(-r));
 	}
-	if (config->engine == REPLAY_ENGINE_LOCAL) {
+	if (config->engine == REPLAY_ENGINE_LOCAL || config->engine == REPLAY_ENGINE_STORE) {
 		r = make_agent(vm, err);
 		if (r < 0)
 			return r;

@@ -15,11 +15,12 @@
 enum replay_engine {
 	REPLAY_ENGINE_OFF,
 	REPLAY_ENGINE_LOCAL, /* our store, inside this VM */
+	REPLAY_ENGINE_STORE, /* through the daemon, inside this VM as long as there is none */
 	REPLAY_ENGINE_KSM,   /* the kernel's */
 	REPLAY_ENGINES,
 };
 
-/* "off", "local", "ksm" */
+/* "off", "local", "store", "ksm" */
 const char *replay_engine_name(enum replay_engine engine);
 
 struct replay_vm_config {
