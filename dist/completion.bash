@@ -61,7 +61,7 @@ _sardine_parts() {
 # The value of option $1 of verb $2.
 _sardine_value() {
 	case $2$1 in
-	replay--engine) _sardine_offer 'off local ksm'; return ;;
+	replay--engine) _sardine_offer 'off local store ksm'; return ;;
 	esac
 	case $1 in
 	--kernel | --initrd | --config | --daemon | --log-file | --plot | --sketch | --image) _sardine_files ;;
@@ -76,7 +76,7 @@ _sardine_value() {
 	--thp) _sardine_offer 'on off' ;;
 	--synthetic) _sardine_offer 'guests clones runs scattered unique' ;;
 	--content) _sardine_offer 'images: synthetic:' ;;
-	--engines) _sardine_offer 'ksmd-default ksmd-fastest' ;;
+	--engines) _sardine_offer 'ksmd-default ksmd-fastest store' ;;
 	--user) mapfile -t COMPREPLY < <(compgen -u -- "$cur") ;;
 	--on-reboot | --on-crash) _sardine_offer 'restart exit' ;;
 	--rng) _sardine_parts 'on off bw= iops=' ;;

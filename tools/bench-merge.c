@@ -95,15 +95,19 @@ static int sample(const struct bench_room *room, struct run *run)
 /* When the usage had fallen for good by so many per mille of what it fell in the end. Negative: never, or not known. */
 static double time_of(const struct run *run, unsigned per_mille)
 {
-	uint64_t fall = run->bytes_before > run->bytes_after ? run->bytes_before - run->bytes_after : 0;
-	uint64_t level = run->bytes_before - fall * per_mille / 1000;
-	size_t i = run->samples.count;
+	const struct samples *s = &run->samples;
+	size_t i = s->count;
+	uint64_t last, level;
 
-	if (!run->settled || fall == 0 || i == 0)
+	if (!run->settled || i == 0)
 		return -1;
-	while (i > 0 && run->samples.v[i - 1].bytes <= level)
+	last = s->v[i - 1].bytes;
+	if (last >= run->bytes_before)
+		return -1;
+	level = run->bytes_before - (run->bytes_before - last) * per_mille / 1000;
+	while (i > 1 && s->v[i - 2].bytes <= level)
 		i--;
-	return i == run->samples.count ? -1 : (double)run->samples.v[i].ns / 1e9;
+	return (double)s->v[i - 1].ns / 1e9;
 }
 
 static int run_ksmd(const struct bench_options *o, const struct bench_room *room, struct run *run,
@@ -171,6 +175,8 @@ static int run_store(const struct bench_options *o, const struct bench_room *roo
 	}
 	e = bench_merges_end(merges, err);
 	run->settled = e > 0;
+	if (r == 0)
+		r = sample(room, run);
 	if (r < 0 || e < 0)
 		return r < 0 ? r : e;
 	return store_costs(run, daemon_ns, before.agent_s, err);

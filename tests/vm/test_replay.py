@@ -4,6 +4,7 @@
 import hashlib
 import json
 import os
+import pathlib
 import random
 import shutil
 import signal
@@ -205,6 +206,38 @@ class Merge(ReplayTest):
         self.assertEqual(again["routes"]["store"]["pages"], 0)
         self.assertTrue(again["settled"])
 
+    def daemon(self):
+        """sardined in the test's runtime folder, ended before the VMs are looked after."""
+        self.rundir.mkdir(mode=0o700, exist_ok=True)
+        process = subprocess.Popen([str(pathlib.Path(sardine_bin()).parent / "sardined")], env=self.env, stderr=subprocess.DEVNULL)
+        self.addCleanup(process.wait)
+        poll(lambda: (self.rundir / "sardined.sock").exists(), "the daemon listens")
+        return process
+
+    def test_between_vms(self):
+        """Each VM is credited with its part: the sum is what is gone from memory."""
+        daemon = self.daemon()
+        try:
+            vms = [self.replay(name, "--synthetic", SAME, "--mem", "8M", "--seed", seed, "--engine", "store", "--manual", "--thp", "off")
+                   for seed, name in enumerate("abc")]
+            done = self.sardine("merge", "--all", "--json")
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            document = json.loads(self.sardine("stats", "--json").stdout)
+            jsonschema.validate(document, SCHEMA, cls=jsonschema.Draft202012Validator)
+            self.assertEqual([v["engine"]["link"] for v in document["vms"]], ["sardined"] * 3)
+            saved = [v["saved"]["store_bytes"] for v in document["vms"]]
+            mapped = sum(v["engine"]["store_pages_mapped"] for v in document["vms"])
+            self.assertGreater(mapped, 3 * 3 * 512)
+            for vm in vms:
+                self.assertEqual(self.sardine("replay", "--check", "--name", vm.name).returncode, 0)
+            if os.geteuid() == 0:
+                frames = [f for vm in vms for f in self.frames(vm)]
+                self.assertEqual(len(frames), 3 * 2048)
+                # Rounded down in each VM.
+                self.assertAlmostEqual(sum(saved) / PAGE, len(frames) - len(set(frames)), delta=3)
+        finally:
+            daemon.terminate()
+
     def test_under_writes(self):
         vm = self.replay("a", "--synthetic", SAME, "--mem", "16M", "--write-rate", "20000", "--write-set", "0.5")
         for _ in range(3):
@@ -262,7 +295,7 @@ class BadInput(ReplayTest):
         (2, ("--write-set 1.5",), ("--name", "a", "--synthetic", "unique", "--mem", "4M", "--write-rate", "1", "--write-set", "1.5")),
         (2, ("--write-set 0",), ("--name", "a", "--synthetic", "unique", "--mem", "4M", "--write-rate", "1", "--write-set", "0")),
         (2, ("--write-set", "--write-rate"), ("--name", "a", "--synthetic", "unique", "--mem", "4M", "--write-set", "0.5")),
-        (2, ("--engine magic", "off, local or ksm"), ("--name", "a", "--synthetic", "unique", "--mem", "4M", "--engine", "magic")),
+        (2, ("--engine magic", "off, local, store or ksm"), ("--name", "a", "--synthetic", "unique", "--mem", "4M", "--engine", "magic")),
         (2, ("--thp maybe",), ("--name", "a", "--synthetic", "unique", "--mem", "4M", "--thp", "maybe")),
         (2, ("--check", "only --name"), ("--name", "a", "--check", "--mem", "4M")),
         (2, ("--json is for --check",), ("--name", "a", "--synthetic", "unique", "--mem", "4M", "--json")),
