@@ -128,10 +128,20 @@ static void print_confinement(const json_t *c)
 	       (long long)json_integer_value(json_object_get(c, "uid")));
 }
 
+static void print_quantiles(const char *what, const json_t *of)
+{
+	if (!of)
+		return;
+	printf("  %s p50_us=%.0f p99_us=%.0f p999_us=%.0f max_us=%.0f", what,
+	       json_number_value(json_object_get(of, "p50_us")),
+	       json_number_value(json_object_get(of, "p99_us")),
+	       json_number_value(json_object_get(of, "p999_us")),
+	       json_number_value(json_object_get(of, "max_us")));
+	print_members(of);
+}
+
 static void print_engine(const json_t *engine)
 {
-	const json_t *hold = json_object_get(engine, "hold");
-
 	if (!engine)
 		return;
 	printf("engine %s %s cpu_s=%.3f", json_string_value(json_object_get(engine, "link")),
@@ -140,12 +150,8 @@ static void print_engine(const json_t *engine)
 	print_members(engine);
 	printf("  frames");
 	print_members(json_object_get(engine, "frames"));
-	printf("  holds p50_us=%.0f p99_us=%.0f p999_us=%.0f max_us=%.0f",
-	       json_number_value(json_object_get(hold, "p50_us")),
-	       json_number_value(json_object_get(hold, "p99_us")),
-	       json_number_value(json_object_get(hold, "p999_us")),
-	       json_number_value(json_object_get(hold, "max_us")));
-	print_members(hold);
+	print_quantiles("work in holds", json_object_get(engine, "hold"));
+	print_quantiles("guest held", json_object_get(engine, "held"));
 }
 
 /* What the table has no room for, of one VM. */

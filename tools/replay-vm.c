@@ -292,8 +292,9 @@ static json_t *on_stats(void *arg)
 {
 	struct replay_vm *vm = arg;
 	struct agent_stats stats;
+	struct hold_stats held;
 	enum vm_state state;
-	json_t *json;
+	json_t *json, *engine;
 
 	pthread_mutex_lock(&vm->mutex);
 	state = vm->paused ? VM_PAUSED : VM_RUNNING;
@@ -305,8 +306,14 @@ static json_t *on_stats(void *arg)
 	if (!json || !vm->agent)
 		return json;
 	agent_stats(vm->agent, &stats);
-	if (json_object_set_new(json, "engine", engine_json(&stats)) == 0)
+	hold_stats(replay_memory_hold(vm->m), &held);
+	engine = engine_json(&stats);
+	if (json_object_set_new(engine, "held", engine_held_json(&held)) == 0 &&
+	    json_object_set(json, "engine", engine) == 0) {
+		json_decref(engine);
 		return json;
+	}
+	json_decref(engine);
 	json_decref(json);
 	return NULL;
 }

@@ -95,6 +95,16 @@ static json_t *hold_json(const struct extent_stats *a)
 			 (double)a->hold_work_max_ns / 1e3);
 }
 
+json_t *engine_held_json(const struct hold_stats *s)
+{
+	return json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "count", (json_int_t)s->held_ns.count,
+			 "given_up", (json_int_t)s->given_up, "nobody_waited", (json_int_t)s->by_caller,
+			 "p50_us", (double)histogram_quantile(&s->held_ns, 500000) / 1e3, "p99_us",
+			 (double)histogram_quantile(&s->held_ns, 990000) / 1e3, "p999_us",
+			 (double)histogram_quantile(&s->held_ns, 999000) / 1e3, "max_us",
+			 (double)s->held_ns.max / 1e3);
+}
+
 json_t *engine_json(const struct agent_stats *s)
 {
 	json_t *json = json_pack("{s:s, s:s, s:o, s:f, s:f, s:o, s:I, s:o}", "tracker", s->tracker, "link",

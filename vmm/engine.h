@@ -9,6 +9,7 @@
 
 #include "base/errmsg.h"
 #include "ksm/agent.h"
+#include "ksm/hold.h"
 #include "stats/usage.h"
 #include "vmm/control.h"
 
@@ -31,6 +32,9 @@ uint64_t engine_metadata_bytes(const struct agent_stats *stats);
 
 /* "engine" of `stats`; a new reference, or NULL without memory. */
 json_t *engine_json(const struct agent_stats *stats);
+
+/* "held" in it: how long the guest was held, from the kick until it goes on. A new reference, or NULL without memory. */
+json_t *engine_held_json(const struct hold_stats *stats);
 
 /**
  * engine_quantile_us() - How long the work in holds took.

@@ -158,6 +158,43 @@ class Ksmd(Bench):
             self.assertEqual(STATE.read_text(), text)
 
 
+class Store(Bench):
+    """Needs no root; what root alone can see is null then."""
+
+    def test_shares_between_vms(self):
+        got = self.bench("--vms", "3", "--mem", "8M", "--content", "synthetic:pool:512,copy:512,unique:64", "--engines", "store", "--limit", "120")
+        run = got["runs"][0]
+        self.assertTrue(run["settled"], run)
+        # Runs of 512 pages are all equal; what is unique is not touched.
+        self.assertGreater(run["reachable_pages"], 3 * 3 * 512)
+        self.assertGreater(run["extents"], 3 * 3 - 1)
+        self.assertGreater(run["cpu_s"]["agent"] + run["cpu_s"]["daemon"], 0)
+        self.assertLess(run["cpu_s"]["agent"], 600)
+        for key in ("index_bytes", "kernel_meta_bytes"):
+            self.assertGreater(run[key], 0, key)
+        self.assertLessEqual(run["hold_us"]["p50"], run["hold_us"]["max"])
+        if os.geteuid() == 0:
+            self.assertGreaterEqual(run["saved_pct_of_reachable"], 90)
+            self.assertLessEqual(run["saved_pages"], run["reachable_pages"])
+        poll(lambda: not self.processes(), "all processes end")
+
+    def test_idle(self):
+        done = self.sardine("bench", "idle", "--json", "--mem", "16M,32M", "--seconds", "1", "--pairs", "1")
+        if done.returncode == 77:
+            self.skipTest(done.stderr.strip())
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        got = json.loads(done.stdout)
+        self.assertEqual([(r["mem_bytes"] >> 20, r["writes_per_s"]) for r in got["cost"]],
+                         [(m, w) for m in (16, 32) for w in (0, 1000, 10000)])
+        self.assertEqual([e["load"] for e in got["effect"]], ["reader", "writer"])
+        for effect in got["effect"]:
+            self.assertEqual(len(effect["pairs"]), 1)
+            self.assertGreater(effect["ratio_median"], 0)
+        for row in got["cost"]:
+            if row["writes_per_s"] == 0:
+                self.assertEqual(row["written_pages"], 0)
+
+
 class BadInput(Bench):
     ROWS = (
         (("say what to measure",), ()),

@@ -244,7 +244,11 @@ class Merge(ReplayTest):
             vm.merge()
             done = self.sardine("replay", "--check", "--name", "a")
             self.assertEqual((done.returncode, done.stderr), (0, ""))
-        self.assertGreater(vm.stats()["memory"]["store_bytes"], 0)
+        stats = vm.stats()
+        self.assertGreater(stats["memory"]["store_bytes"], 0)
+        held = stats["engine"]["held"]
+        self.assertGreater(held["count"] + held["nobody_waited"], 0)
+        self.assertLessEqual(held["p50_us"], held["max_us"])
         self.assertEqual(self.sardine("stop", "a").returncode, 0)
 
     def test_all(self):
