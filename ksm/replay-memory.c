@@ -109,6 +109,18 @@ static uint64_t reserved_bytes(const struct replay_memory *m)
 	return m->frames * PAGE_BYTES + HUGE_PAGE_BYTES;
 }
 
+/* Advice that changes nothing is left out: it would be a call per extent in each hold. */
+static enum replay_thp thp_needed(enum replay_thp thp)
+{
+	char host[16];
+
+	if (file_read_choice("/sys/kernel/mm/transparent_hugepage/enabled", host, sizeof(host)) < 0)
+		return thp;
+	if (thp == (strcmp(host, "always") == 0 ? REPLAY_THP_ON : REPLAY_THP_OFF))
+		return REPLAY_THP_HOST;
+	return thp;
+}
+
 /* What all of it carries, so that what is mapped anew merges with its neighbours. */
 static int advise(const struct replay_memory *m, void *at, uint64_t bytes)
 {
@@ -132,7 +144,7 @@ int replay_memory_new_empty(uint64_t frames, enum replay_thp thp, struct replay_
 	if (frames == 0 || frames > UINT64_MAX >> (PAGE_SHIFT + 1))
 		return -EINVAL;
 	m->frames = frames;
-	m->thp = thp;
+	m->thp = thp_needed(thp);
 	atomic_init(&m->wrong, UINT64_MAX);
 	p = mmap(NULL, reserved_bytes(m), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 		 -1, 0);

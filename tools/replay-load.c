@@ -6,18 +6,31 @@
 #include <string.h>
 
 #include "base/addr.h"
+#include "base/fs.h"
 #include "tools/dump-file.h"
 #include "tools/replay-spec.h"
 
 #define STOP_EVERY 1024u
 
+/* Advice for huge pages is taken, and has no effect, where they are switched off. */
+static bool thp_never(void)
+{
+	char host[16];
+
+	return file_read_choice("/sys/kernel/mm/transparent_hugepage/enabled", host, sizeof(host)) < 0 ||
+	       strcmp(host, "never") == 0;
+}
+
 static int new_memory(const struct replay_load *load, uint64_t frames, struct errmsg *err,
 		      struct replay_memory **ret)
 {
-	int r = replay_memory_new_empty(frames, load->thp, ret);
+	int r;
 
-	if (r == -EINVAL && load->thp != REPLAY_THP_HOST)
-		return errmsg_set(err, -ENOTSUP, "--thp: this kernel has no transparent huge pages");
+	if (load->thp == REPLAY_THP_ON && thp_never())
+		return errmsg_set(err, -ENOTSUP,
+				  "--thp on: transparent huge pages are switched off here "
+				  "(/sys/kernel/mm/transparent_hugepage/enabled)");
+	r = replay_memory_new_empty(frames, load->thp, ret);
 	if (r < 0)
 		return errmsg_set(err, r, "cannot reserve %llu frames: %s", (unsigned long long)frames,
 				  strerror(-r));
