@@ -88,4 +88,5 @@ void remap_drop(hva_t aside, uint64_t bytes)
 }
 
 DEFINE_SYSCALLS(remap_syscalls, SYSCALL(mremap), SYSCALL_WITHOUT(mmap, 2, PROT_EXEC), SYSCALL(munmap),
-		SYSCALL_IF(madvise, 2, MADV_COLD), SYSCALL_IF(madvise, 2, MADV_NORMAL));
+		SYSCALL_IF(madvise, 2, MADV_COLD), SYSCALL_IF(madvise, 2, MADV_NORMAL),
+		SYSCALL_IF(madvise, 2, MADV_POPULATE_READ));

@@ -21,7 +21,7 @@ FREE_SECONDS = 20
 SLACK = 0.01
 SHMEM_SLACK_KIB = 1024
 # Reads the blob, writes copies of it to memory (which breaks what is shared), and checks both, over and over. Frees what it wrote.
-LOAD = ("mkdir -p /tmp/load && mount -t tmpfs -o size=64m load /tmp/load && (while :; do "
+LOAD = ("mkdir -p /tmp/load && mount -t tmpfs -o size=64m load /tmp/load && (while :; do [ -e /tmp/rest ] && { touch /tmp/rests; sleep 1; continue; }; "
         "sha256sum -c /data/sums >/dev/null 2>&1 || echo disk >>/tmp/bad; "
         "cp /data/blob /tmp/load/a && cp /data/blob /tmp/load/b || echo copy >>/tmp/bad; "
         "[ \"$(sha256sum </tmp/load/a)\" = \"$(sha256sum </data/blob)\" ] || echo memory >>/tmp/bad; "
@@ -69,7 +69,12 @@ def _check_load(guests, rounds):
 
 
 def _count(lab, guests):
-    """Holds stats of paused guests against the frame numbers of all their pages."""
+    """Holds stats of paused guests against the frame numbers of all their pages. The load rests: what it writes is seen by the next pass."""
+    for guest in guests:
+        guest.must("rm -f /tmp/rests; touch /tmp/rest")
+    for guest in guests:
+        guest.must(f"for i in $(seq {ROUND_SECONDS}); do [ -e /tmp/rests ] && exit 0; sleep 1; done; exit 1", timeout=ROUND_SECONDS + 30)
+    _merge(lab, guests)
     for guest in guests:
         lab.outer.must(f"sardine pause {guest.name}")
         # Pages of the store count in pagemap once they were touched: a dump reads all of them.
@@ -80,6 +85,7 @@ def _count(lab, guests):
     every = ram.common_frames(lab.outer, [g.process.pid for g in guests], rams)
     for guest in guests:
         lab.outer.must(f"sardine resume {guest.name}")
+        guest.must("rm -f /tmp/rest")
     memory, saved = stats["host"]["memory"], stats["host"]["saved"]
     said = {"shared": memory["store_bytes"] + memory["shared_from_birth_bytes"], "saved": saved["store_bytes"] + saved["birth_bytes"],
             "occupied": memory["occupied_bytes"]}
