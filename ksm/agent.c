@@ -389,6 +389,7 @@ int agent_new(const struct agent_config *config, struct errmsg *err, struct agen
 		return r;
 	}
 	publish(a);
+	a->published.cpu_ns = 0; /* its own thread has not begun */
 	*ret = a;
 	return 0;
 }

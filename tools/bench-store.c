@@ -111,19 +111,27 @@ void bench_daemon_end(pid_t pid)
 	waitpid(pid, NULL, 0);
 }
 
-int bench_daemon_index_bytes(uint64_t *ret, struct errmsg *err)
+static uint64_t figure(const json_t *domain, const char *key)
+{
+	return (uint64_t)json_integer_value(json_object_get(domain, key));
+}
+
+int bench_daemon_read(struct bench_daemon *ret, struct errmsg *err)
 {
 	auto_free char *path = store_socket_path();
+	struct bench_daemon sum = {0};
 	json_t *json, *domain;
-	uint64_t sum = 0;
 	size_t i;
 	int r = path ? store_daemon_status(path, err, &json) : -ENOMEM;
 
 	if (r < 0)
 		return r;
-	json_array_foreach(json_object_get(json, "domains"), i, domain) sum +=
-		(uint64_t)(json_integer_value(json_object_get(domain, "index_bytes")) +
-			   json_integer_value(json_object_get(domain, "table_bytes")));
+	json_array_foreach(json_object_get(json, "domains"), i, domain)
+	{
+		sum.index_bytes += figure(domain, "index_bytes") + figure(domain, "table_bytes");
+		sum.mappings += figure(domain, "mappings");
+		sum.saved_pages += figure(domain, "pages_saved");
+	}
 	json_decref(json);
 	*ret = sum;
 	return 0;
@@ -249,20 +257,22 @@ int bench_engines_read(const struct bench_vm *vms, unsigned count, struct bench_
 
 	for (unsigned i = 0; i < count && r == 0; i++) {
 		json_t *stats = NULL;
-		json_int_t extents, scattered, bytes;
+		json_int_t extents, mapped, scattered, bytes;
 		double cpu, p50, p99, p999, max;
 
 		r = bench_vm_ask(&vms[i], json_pack("{s:s}", "cmd", "stats"), &stats, err);
-		if (r == 0 && json_unpack(stats, "{s:{s:F, s:I, s:I, s:I, s:{s:F, s:F, s:F, s:F}}}", "engine",
-					  "cpu_s", &cpu, "extents", &extents, "scattered_pages", &scattered,
-					  "metadata_bytes", &bytes, "hold", "p50_us", &p50, "p99_us", &p99,
-					  "p999_us", &p999, "max_us", &max) < 0)
+		if (r == 0 &&
+		    json_unpack(stats, "{s:{s:F, s:I, s:I, s:I, s:I, s:{s:F, s:F, s:F, s:F}}}", "engine",
+				"cpu_s", &cpu, "extents", &extents, "store_pages_mapped", &mapped,
+				"scattered_pages", &scattered, "metadata_bytes", &bytes, "hold", "p50_us",
+				&p50, "p99_us", &p99, "p999_us", &p999, "max_us", &max) < 0)
 			r = errmsg_set(err, -EPROTO, "%s: does not say what its engine did", vms[i].name);
 		json_decref(stats);
 		if (r < 0)
 			break;
 		sum.agent_s += cpu;
 		sum.extents += (uint64_t)extents;
+		sum.mapped_pages += (uint64_t)mapped;
 		sum.scattered += (uint64_t)scattered;
 		sum.metadata_bytes += (uint64_t)bytes;
 		larger(&sum.p50_us, p50);

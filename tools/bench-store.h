@@ -17,8 +17,15 @@
 int bench_daemon_start(const struct bench_room *room, pid_t *ret_pid, struct errmsg *err) must_check;
 void bench_daemon_end(pid_t pid);
 
-/* Memory that the daemon's index and records take. Return: 0 or an errno. */
-int bench_daemon_index_bytes(uint64_t *ret, struct errmsg *err) must_check;
+/* What the daemon says of itself. */
+struct bench_daemon {
+	uint64_t index_bytes; /* and records */
+	uint64_t mappings;    /* as far as the VMs have told */
+	uint64_t saved_pages; /* by the VMs' references */
+};
+
+/* Return: 0 or an errno. */
+int bench_daemon_read(struct bench_daemon *ret, struct errmsg *err) must_check;
 
 /* Merges of all VMs at once, each on a thread of its own, in rounds until a round shares nothing new. */
 struct bench_merges;
@@ -32,6 +39,7 @@ int bench_merges_end(struct bench_merges *m, struct errmsg *err);
 /* What the VMs' engines say of themselves, summed up; holds: of the VM that was held worst. */
 struct bench_engines {
 	double agent_s;
+	uint64_t mapped_pages;			     /* of the store */
 	uint64_t extents, scattered, metadata_bytes; /* docs/stats.md */
 	double p50_us, p99_us, p999_us, max_us;
 };

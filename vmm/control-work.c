@@ -89,10 +89,12 @@ static void work_start(struct control *control)
 {
 	while (control->works) {
 		struct control_work *w = control->works;
+		/* Once there is a thread, the result is its to write. */
+		int r = signals_thread_create(&control->work_thread, work_main, w);
 
-		w->error = signals_thread_create(&control->work_thread, work_main, w);
-		if (w->error == 0)
+		if (r == 0)
 			return;
+		w->error = r;
 		work_done(control);
 	}
 }
