@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The main job: stock Debian guests whose memory becomes shared, with a live table. Installs what is missing, builds, runs; at most 5 minutes.
+# The main job: stock Debian guests whose memory becomes shared, with a live table, and the same memory through KSM beside our engine. Installs what is missing, builds, runs; at most 5 minutes.
 #   ./demo.sh            the live table
 #   ./demo.sh --json     the final numbers on standard output, all else on standard error
 # Where KVM runs guest kernels natively, 4 guests run on this host. Elsewhere 2 guests run in the nested lab (tests/lab): stock kernels need a
@@ -21,7 +21,7 @@ esac
 {
 	cmake/install-packages
 	cmake --preset release >/dev/null
-	cmake --build --preset release --parallel --target sardine lab_helpers | tail -1
+	cmake --build --preset release --parallel --target sardine sardined lab_helpers | tail -1
 } >&2
 sardine=$PWD/build/release/tools/sardine
 
@@ -49,7 +49,7 @@ if [ "$way" = native ]; then
 	folder=$(mktemp -d "${TMPDIR:-/tmp}/sardine-demo-guests-XXXXXX")
 	trap 'rm -rf "$folder"' EXIT
 	tests/lab/run guest-files "$folder" >&2
-	SARDINE_BIN=$sardine sh tests/lab/demo-guests.sh 4 60 "$folder" $json
+	SARDINE_BIN=$sardine SARDINED_BIN=${sardine}d sh tests/lab/demo-guests.sh 4 60 "$folder" $json
 else
 	echo "demo: 2 guests of one vCPU each in the nested lab: $why" >&2
 	exec tests/lab/run --build build/release demo $json

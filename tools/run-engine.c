@@ -31,7 +31,7 @@ int run_engine_new(const struct vm_config *config, struct vm *vm, struct errmsg 
 	int r;
 
 	*ret_link = NULL;
-	if (config->engine == CONFIG_ENGINE_OFF)
+	if (config->engine == CONFIG_ENGINE_OFF || (config->engine == CONFIG_ENGINE_AUTO && config->mergeable))
 		return 0;
 	r = local ? store_link_local_new(&link_config, &why, &recorded, &link)
 		  : remote_link(config, &link_config, &why, &recorded, &link);

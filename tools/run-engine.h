@@ -12,7 +12,7 @@
  * @vm: gets an agent, or none.
  * @ret_link: the agent's link, borrowed from it; NULL: there is none, or it knows no daemon.
  *
- * Without a daemon the VM shares inside itself, and looks for one. --engine auto goes without an agent, and says so in the log,
+ * --engine auto leaves a VM to KSM that may merge it (--mergeable on): one content is not to be kept twice. Without a daemon the VM shares inside itself, and looks for one. --engine auto goes without an agent, and says so in the log,
  * where the kernel cannot track writes.
  *
  * Context: before the process is confined.

@@ -1,15 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Boots stock guests, lets ksmd merge their memory, and shows `sardine stats` live; the same on a host and in the lab.
+# Boots stock guests that share their memory through sardined, shows `sardine stats` live, then puts the same memory through KSM and through
+# our engine side by side; the same on a host and in the lab.
 #   demo-guests.sh GUESTS SECONDS FOLDER [--json]
 # FOLDER holds vmlinuz, initrd and root.img (tests/lab/run guest-files makes one). With --json stdout has the final numbers only.
-# Changes of KSM's settings are undone, and the guests ended, however this script ends.
+# `bench` undoes its changes of KSM's settings; guests and daemon end with this script, however it ends.
 set -eu
 guests=$1 seconds=$2 folder=$3 json=${4-}
 sardine=${SARDINE_BIN:-sardine}
+sardined=${SARDINED_BIN:-sardined}
 ksm=/sys/kernel/mm/ksm
 work=$(mktemp -d "${TMPDIR:-/tmp}/sardine-demo-XXXXXX")
-settings="advisor_mode smart_scan use_zero_pages pages_to_scan sleep_millisecs run"
 boot_seconds=${DEMO_BOOT_SECONDS:-150}
 
 say() {
@@ -25,12 +26,7 @@ restore() {
 		"$sardine" kill "demo-$$-$i" >/dev/null 2>&1 || true
 		i=$((i + 1))
 	done
-	# advisor_mode first: while an advisor is on, pages_to_scan cannot be written
-	for name in $settings; do
-		if [ -f "$work/ksm-$name" ]; then
-			cat "$work/ksm-$name" >"$ksm/$name" 2>/dev/null || true
-		fi
-	done
+	[ -z "${daemon-}" ] || kill "$daemon" 2>/dev/null || true
 	rm -rf "$work"
 	exit "$status"
 }
@@ -38,26 +34,22 @@ trap restore EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# ksm NAME VALUE: sets it, and keeps what it was for restore; what this kernel does not have is left out
-ksm() {
-	[ -e "$ksm/$1" ] || return 0
-	# "[none] scan-time" reads as a list with the current one in brackets
-	sed 's/.*\[\(.*\)\].*/\1/' "$ksm/$1" >"$work/ksm-$1"
-	echo "$2" >"$ksm/$1"
-}
-
 [ -w "$ksm/run" ] || {
 	say "demo: $ksm/run: not writable; KSM needs root"
 	exit 77
 }
 
+if ! "$sardined" --status >/dev/null 2>&1; then
+	"$sardined" --log-level warn >&2 &
+	daemon=$!
+fi
 say "demo: starting $guests guests"
 i=1
 while [ "$i" -le "$guests" ]; do
 	cp "$folder/root.img" "$work/$i.img"
 	"$sardine" run --name "demo-$$-$i" --kernel "$folder/vmlinuz" --initrd "$folder/initrd" --mem 256M --cpus 1 \
 		--cmdline 'console=ttyS0 root=/dev/vda rw loglevel=4' --disk "path=$work/$i.img" \
-		--console "file:$work/$i.log" --mergeable on --detach >&2
+		--console "file:$work/$i.log" --engine store --detach >&2
 	i=$((i + 1))
 done
 
@@ -77,31 +69,47 @@ while [ "$i" -le "$guests" ]; do
 done
 say "demo: all guests are up after $waited s"
 
-# start_ksmd: pages of zeros go to the kernel's own page of zeros, so that they are counted apart
-start_ksmd() {
-	ksm advisor_mode none
-	ksm smart_scan 0
-	ksm use_zero_pages 1
-	ksm pages_to_scan 2000
-	ksm sleep_millisecs 20
-	ksm run 1
+share() {
+	"$sardine" merge --all --timeout 10 >"$work/merge" 2>&1 || {
+		cat "$work/merge" >&2
+		exit 1
+	}
 }
 
 if [ "$json" = --json ]; then
-	start_ksmd
 	sleep "$seconds"
-	"$sardine" stats --json
+	share
+	"$sardine" stats --json >"$work/stats.json"
 else
 	"$sardine" stats --watch 2 &
 	watch=$!
-	sleep 5
-	say "demo: ksmd starts"
-	start_ksmd
 	sleep "$seconds"
 	kill "$watch" 2>/dev/null || true
 	wait "$watch" 2>/dev/null || true
 	watch=
+	share
 	echo
-	say "demo: the end result"
+	say "demo: the guests' memory, shared by sardined"
 	"$sardine" stats
+fi
+
+# The same bytes through KSM and through our engine: what the guests hold now, in VMs without vCPUs.
+i=1
+images=
+while [ "$i" -le "$guests" ]; do
+	"$sardine" dump "demo-$$-$i" "$work/$i.raw" --format raw >/dev/null
+	images=$images${images:+,}$work/$i.raw
+	i=$((i + 1))
+done
+i=1
+while [ "$i" -le "$guests" ]; do
+	"$sardine" kill "demo-$$-$i" >/dev/null 2>&1 || true
+	i=$((i + 1))
+done
+say "demo: the same memory through ksmd at its fastest, and through our store, each by itself; pages of zeros are apart"
+if [ "$json" = --json ]; then
+	"$sardine" bench merge --vms "$guests" --content "images:$images" --engines ksmd-fastest,store --limit 60 --json >"$work/bench.json"
+	printf '{"stats": %s, "bench": %s}\n' "$(cat "$work/stats.json")" "$(cat "$work/bench.json")"
+else
+	"$sardine" bench merge --vms "$guests" --content "images:$images" --engines ksmd-fastest,store --limit 60
 fi

@@ -87,7 +87,7 @@ def _merge(lab, guests):
 
 def ksm2(lab):
     """Two guests of one vCPU: shared kernel frames from birth; merged by ksmd with --mergeable on, never with off; `stats` agrees."""
-    guests = lab.vmm.boot_all(["off1", "off2"], lab.inner, cpus=1, memory_mib=MEMORY_MIB, extra=lab.vmm.mergeable(False))
+    guests = lab.vmm.boot_all(["off1", "off2"], lab.inner, cpus=1, memory_mib=MEMORY_MIB, extra=lab.vmm.mergeable(False) + lab.vmm.NO_ENGINE)
     _born_shared(lab, guests)
     start_ksmd(lab.outer)
     deadline = time.monotonic() + OFF_SECONDS

@@ -152,6 +152,7 @@ class Sardine(Vmm):
     """The VMM under test."""
 
     title = "sardine"
+    NO_ENGINE = " --engine off"
 
     @staticmethod
     def mergeable(on):
@@ -188,6 +189,7 @@ class Microvm(Vmm):
     """QEMU's microvm as the inner VMM: what the lab itself can do, whatever the VMM."""
 
     title = "microvm"
+    NO_ENGINE = ""
 
     @staticmethod
     def mergeable(on):
