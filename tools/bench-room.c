@@ -67,10 +67,13 @@ int bench_room_open(bool ksm, const char *verb, struct errmsg *err, struct bench
 	int r;
 
 	if (geteuid() == 0) {
-		mess.state = STATE_FILE;
-		r = bench_guard_repair(STATE_FILE, err);
-		if (r < 0)
-			return r;
+		struct errmsg busy = {0};
+
+		/* Settings are one benchmark's at a time; those that change none may run beside it. */
+		mess.state = ksm ? STATE_FILE : NULL;
+		r = bench_guard_repair(STATE_FILE, &busy);
+		if (r < 0 && (ksm || r != -EBUSY))
+			return errmsg_set(err, r, "%s", busy.text);
 		if (r > 0)
 			fprintf(stderr, "%s: put back what a benchmark that was killed had left\n", verb);
 	}

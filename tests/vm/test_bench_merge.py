@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """`sardine bench merge`: it counts what is there, and leaves the host as it was, also when it is killed. Speed is no matter of tests."""
+import fcntl
 import glob
 import json
 import os
@@ -31,12 +32,19 @@ def ksm_settings():
 
 def mess():
     """What a benchmark makes outside of its processes."""
-    return sorted(glob.glob("/tmp/sardine-bench-*") + glob.glob("/sys/fs/cgroup/sardine-bench-*") +
+    return sorted(glob.glob("/tmp/sardine-bench-??????") + glob.glob("/sys/fs/cgroup/sardine-bench-*") +
                   glob.glob("/sys/fs/cgroup/memory/sardine-bench-*") + glob.glob(str(STATE)))
 
 
 class Bench(SardineTest):
     run_seconds = 240
+
+    def setUp(self):
+        """Alone on this host: a second run of these tests would see the first one's files and mergeable memory."""
+        lock = open("/tmp/sardine-bench-test.lock", "a", encoding="ascii")
+        self.addCleanup(lock.close)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        super().setUp()
 
     def bench(self, *args, **kwargs):
         """The result; a skip where ksmd cannot be measured."""
