@@ -22,6 +22,7 @@ struct room {
 	struct segment_view
 		store[2]; /* pool pages 0 to 511, twice; the second one from page 1 on, odd pages differ */
 	unsigned holds;
+	bool held;
 	void (*before_work)(struct room *r), (*after_work)(struct room *r);
 };
 
@@ -60,7 +61,9 @@ static int room_held(void *ctx, void (*work)(void *arg), void *arg)
 	r->holds++;
 	if (r->before_work)
 		r->before_work(r);
+	r->held = true;
 	work(arg);
+	r->held = false;
 	if (r->after_work)
 		r->after_work(r);
 	return 0;
@@ -78,6 +81,7 @@ static void room_replaced(void *ctx, gfn_t first, uint64_t frames, const struct 
 {
 	struct room *r = ctx;
 
+	assert_true(r->held);
 	r->inner.ops->replaced(r->inner.ctx, first, frames, store, page);
 }
 
@@ -85,6 +89,7 @@ static void room_retaken(void *ctx, gfn_t first, uint64_t frames)
 {
 	struct room *r = ctx;
 
+	assert_true(r->held);
 	r->inner.ops->retaken(r->inner.ctx, first, frames);
 }
 
