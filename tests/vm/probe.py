@@ -226,9 +226,13 @@ class ProbeTest(SardineTest):
             self.skipTest(reason)
         super().setUp()
 
+    engine = None  # "off": tests that count frames, of which nobody else shares or drops one meanwhile
+
     def probe(self, name="probe", mem="64M", kernel=None, wait=True, preexec=None, pass_fds=(), **options):
         """A running probe guest; options as of `run`: cpus=2, disk=["path=..", ..]."""
         args = ["--mem", mem]
+        if self.engine and "engine" not in options:
+            args += ["--engine", self.engine]
         for key, value in options.items():
             for one in value if isinstance(value, list) else [value]:
                 args += ["--" + key.replace("_", "-"), one]

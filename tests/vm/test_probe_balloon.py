@@ -31,6 +31,8 @@ def ksmd():
 
 
 class Balloon(ProbeTest):
+    engine = "off"
+
     def test_inflate_and_deflate(self):
         probe = self.probe(mem="250M", cpus=2)
         dev = probe.device(BALLOON)

@@ -136,6 +136,8 @@ class Dump(ProbeTest):
 
 
 class Stats(ProbeTest):
+    engine = "off"
+
     def test_they_follow_what_the_guest_does(self):
         probe = self.probe(mem="250M", cpus=2, disk=f"path={self.image()}")
         first = probe.stats()
@@ -188,6 +190,8 @@ class Console(ProbeTest):
 
 
 class SharedFromBirth(ProbeTest):
+    engine = "off"
+
     def setUp(self):
         super().setUp()
         if os.geteuid():
