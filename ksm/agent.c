@@ -49,6 +49,7 @@
  * of it changes again); keys per frame (8 bytes each); telling the store of each write (the bitmap does).
  */
 #define FIRST_GAP_NS 100000000u /* between the first passes; doubles up to the interval */
+#define QUIET_MAX	 3u /* doublings of the interval while nothing is written that may be read */
 #define MERGE_GAP_NS 20000000u	/* between a scan and the next of agent_merge(): how long a frame must rest */
 #define MERGE_QUIET  3u		/* passes in a row without a find, by which everything that rests was read */
 
@@ -290,11 +291,20 @@ static int job_code(struct agent *a, int code)
 	return shall_stop(a) ? -ECANCELED : -EBUSY;
 }
 
+/* Nothing was done, and nothing waits to be read. */
+static bool pass_was_quiet(const struct agent *a)
+{
+	const struct pass_result *p = &a->pass;
+
+	return !(p->shared || p->zeroed || p->donated || p->hashed || p->retaken || p->moved || p->due);
+}
+
 static void *agent_main(void *arg)
 {
 	struct agent *a = arg;
 	uint64_t gap = FIRST_GAP_NS < a->interval_ns ? FIRST_GAP_NS : a->interval_ns;
 	uint64_t due = a->manual ? UINT64_MAX : clock_now_ns();
+	unsigned quiet = 0;
 
 	if (a->thread_begins)
 		a->thread_begins(a->thread_arg);
@@ -310,7 +320,9 @@ static void *agent_main(void *arg)
 		}
 		if (clock_now_ns() >= due) {
 			(void)!pass(a, true, false);
-			due = clock_now_ns() + gap;
+			/* What nobody writes is looked at less often; what is, as often as asked. */
+			quiet = pass_was_quiet(a) ? quiet + (quiet < QUIET_MAX) : 0;
+			due = clock_now_ns() + (gap << (gap == a->interval_ns ? quiet : 0));
 			gap = 2 * gap < a->interval_ns ? 2 * gap : a->interval_ns;
 		} else if (event) {
 			(void)!pass(a, false, false);

@@ -30,7 +30,7 @@ struct agent_config {
 	size_t range_count;
 	struct store_link *link;    /* the agent's from now on, also on failure */
 	_Atomic uint64_t *recorded; /* of the link */
-	unsigned interval_ms;	    /* between passes once things are quiet; 0: AGENT_INTERVAL_MS */
+	unsigned interval_ms;	    /* between passes, after the first ones; up to 8 times as long while nothing is written. 0: AGENT_INTERVAL_MS */
 	uint64_t key_mask;	    /* 0, or the bits of keys to keep: tests make hashes collide with it */
 	bool manual;		    /* passes only by agent_merge(): for benchmarks and tests */
 	bool keep_zero;		    /* leave zero pages alone */

@@ -35,6 +35,8 @@ class RebootTest(ProbeTest):
 
 
 class Reboot(RebootTest):
+    engine = "off"
+
     def cost(self, probe):
         """Descriptors, threads and mappings of the VMM, and what it holds of memory (bytes)."""
         status = dict(line.split(":", 1) for line in
