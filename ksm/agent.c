@@ -147,6 +147,8 @@ static void pass_end(struct agent *a, int r)
 	agent_shrink(&a->zeros);
 	agent_shrink(&a->moving);
 	agent_shrink(&a->new_matches);
+	if (a->link->ops->rest)
+		a->link->ops->rest(a->link);
 	if (r < 0 && r != -ECANCELED) {
 		a->sums.errors++;
 		a->sums.last_error = r;

@@ -40,9 +40,11 @@ struct store_link_ops {
 	int (*lend)(struct store_link *l, uint32_t pages, struct segment **ret);
 	/* Seal a full segment and hand it in. Takes @s in any case. */
 	int (*offer)(struct store_link *l, struct segment *s, uint32_t *ret_segment);
-	/* A segment, checked and mapped for reading; valid until the next call of view() or free() (a few views are kept).
+	/* A segment, checked and mapped for reading; valid until the next call of view(), rest() or free() (a few views are kept).
 	 * -ENOENT: gone. */
 	int (*view)(struct store_link *l, uint32_t segment, const struct segment_view **ret);
+	/* No view is used any more: unmap them, since their page tables and mappings count. NULL: nothing to do. */
+	void (*rest)(struct store_link *l);
 	/* Mappings that the VM has more (1) or less (-1). The link holds a descriptor while there are any. */
 	int (*refs)(struct store_link *l, uint32_t segment, uint32_t page, uint32_t pages, int delta);
 	/* Hand events that have come to @take until it returns false. Never waits. */

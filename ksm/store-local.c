@@ -60,12 +60,22 @@ static const char *local_name(const struct store_link *l)
 	return "local";
 }
 
+static void local_rest(struct store_link *link)
+{
+	struct store_local *l = local_of(link);
+
+	for (unsigned i = 0; i < VIEWS_MAX; i++) {
+		segment_view_done(&l->views[i].view);
+		l->views[i].segment = 0; /* no segment's number */
+		l->views[i].used = 0;
+	}
+}
+
 static void local_free(struct store_link *link)
 {
 	struct store_local *l = local_of(link);
 
-	for (unsigned i = 0; i < VIEWS_MAX; i++)
-		segment_view_done(&l->views[i].view);
+	local_rest(link);
 	store_client_free(l->client);
 	if (!l->shared)
 		store_free(l->store);
@@ -305,6 +315,7 @@ static const struct store_link_ops local_ops = {
 	.lend = local_lend,
 	.offer = local_offer,
 	.view = local_view,
+	.rest = local_rest,
 	.refs = local_refs,
 	.events = local_events,
 	.poll_fd = local_poll_fd,

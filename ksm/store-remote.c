@@ -249,6 +249,11 @@ static int remote_view(struct store_link *link, uint32_t own, const struct segme
 	return 0;
 }
 
+static void remote_rest(struct store_link *link)
+{
+	remote_forget_views(remote_of(link));
+}
+
 /* Have a segment's descriptor, for its first reference. */
 static int keep(struct remote *l, uint32_t own)
 {
@@ -381,6 +386,7 @@ static const struct store_link_ops ops = {
 	.lend = remote_lend,
 	.offer = remote_offer,
 	.view = remote_view,
+	.rest = remote_rest,
 	.refs = remote_refs,
 	.events = remote_events,
 	.poll_fd = remote_poll_fd,
