@@ -43,7 +43,7 @@ def validated(stats):
         memory, saved = who["memory"], who["saved"]
         check(memory["populated_bytes"] == sum(memory[f"{k}_bytes"] for k in ("private", "shared_from_birth", "merged", "store")),
               f"stats: populated is not private + shared_from_birth + merged + store: {memory}")
-        check(saved["total_bytes"] == saved["birth_bytes"] + saved["ksm_bytes"], f"stats: saved.total is not birth + ksm: {saved}")
+        check(saved["total_bytes"] == saved["birth_bytes"] + saved["ksm_bytes"] + saved["store_bytes"], f"stats: saved.total is not birth + ksm + store: {saved}")
         check(memory["occupied_bytes"] == memory["populated_bytes"] - saved["total_bytes"],
               f"stats: occupied is not populated - saved.total: {memory} {saved}")
     return stats
