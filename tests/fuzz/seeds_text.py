@@ -54,9 +54,9 @@ def request(cmd, **args):
 
 def control():
     plain = [request("ping"), request("stats"), request("power-button"), request("balloon", target_mib=7),
-             request("merge", timeout_s=1), request("check"), request("wait"), request("stop", timeout_s=3), request("stop"), request("kill")]
+             request("wait"), request("stop", timeout_s=3), request("stop"), request("kill"), request("merge", timeout_s=1), request("check")]
     dump = FD + request("dump", format="elf") + LOOP
-    seeds = {"all": READ.join(plain), "at-once": b"".join(plain), "waits": request("wait") * 20 + READ, "halves": b'{"cmd":' + LOOP + b'"ping"}\n' + READ,
+    seeds = {"all": READ.join(plain), "at-once": b"".join(plain), "halves": b'{"cmd":' + LOOP + b'"ping"}\n' + READ,
              "dump": dump + READ + FD + request("dump", format="raw") + READ, "dump-leave": dump + LEAVE + plain[0],
              "dump-twice": dump + FD + request("dump") + READ, "no-fd": request("dump"), "bad": request("dump", format=1),
              "attach": (FD + REFUSE + request("attach-store") + READ) * 8,
