@@ -161,45 +161,41 @@ static int uffd_scan(struct write_tracker *t, hva_t start, uint64_t bytes, const
 	return 0;
 }
 
-static int uffd_unwritten(struct write_tracker *t, hva_t start, uint64_t bytes)
+/* Whether all pages of a range have the categories of @arg. Return: 1, 0, or an errno. */
+static int all_are(struct write_tracker *t, hva_t start, uint64_t bytes, struct uapi_pm_scan_arg arg)
 {
 	uint64_t end = start.v + bytes;
 	struct uapi_page_region region = {0};
-	struct uapi_pm_scan_arg arg = {
-		.size = sizeof(arg),
-		.start = start.v,
-		.end = end,
-		.vec = (uintptr_t)&region,
-		.vec_len = 1,
-		.category_inverted = UAPI_PAGE_IS_WRITTEN,
-		.category_mask = UAPI_PAGE_IS_WPALLOWED | UAPI_PAGE_IS_WRITTEN,
-		.return_mask = UAPI_PAGE_IS_WPALLOWED,
-	};
-	int r = pagemap_scan(uffd_tracker_of(t), &arg);
+	int r;
 
+	arg.size = sizeof(arg);
+	arg.start = start.v;
+	arg.end = end;
+	arg.vec = (uintptr_t)&region;
+	arg.vec_len = 1;
+	r = pagemap_scan(uffd_tracker_of(t), &arg);
 	if (r < 0)
 		return r;
 	return r == 1 && region.start == start.v && region.end == end;
 }
 
+static int uffd_unwritten(struct write_tracker *t, hva_t start, uint64_t bytes)
+{
+	return all_are(t, start, bytes,
+		       (struct uapi_pm_scan_arg){
+			       .category_inverted = UAPI_PAGE_IS_WRITTEN,
+			       .category_mask = UAPI_PAGE_IS_WPALLOWED | UAPI_PAGE_IS_WRITTEN,
+			       .return_mask = UAPI_PAGE_IS_WPALLOWED,
+		       });
+}
+
 static int uffd_uncopied(struct write_tracker *t, hva_t start, uint64_t bytes)
 {
-	uint64_t end = start.v + bytes;
-	struct uapi_page_region region = {0};
-	struct uapi_pm_scan_arg arg = {
-		.size = sizeof(arg),
-		.start = start.v,
-		.end = end,
-		.vec = (uintptr_t)&region,
-		.vec_len = 1,
-		.category_mask = UAPI_PAGE_IS_FILE | UAPI_PAGE_IS_PRESENT,
-		.return_mask = UAPI_PAGE_IS_FILE,
-	};
-	int r = pagemap_scan(uffd_tracker_of(t), &arg);
-
-	if (r < 0)
-		return r;
-	return r == 1 && region.start == start.v && region.end == end;
+	return all_are(t, start, bytes,
+		       (struct uapi_pm_scan_arg){
+			       .category_mask = UAPI_PAGE_IS_FILE | UAPI_PAGE_IS_PRESENT,
+			       .return_mask = UAPI_PAGE_IS_FILE,
+		       });
 }
 
 static int uffd_copies(struct write_tracker *t, hva_t start, uint64_t bytes,
