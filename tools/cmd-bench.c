@@ -218,7 +218,8 @@ int cmd_bench(int argc, char **argv)
 		{.name = "engines",
 		 .key = OPT_ENGINES,
 		 .arg = "LIST",
-		 .doc = "merge: what to compare, with commas between: ksmd-default, ksmd-fastest (default: "
+		 .doc = "merge: what to compare, with commas between: ksmd-default, ksmd-fastest, store "
+			"(default: "
 			"all)"},
 		{.name = "thp",
 		 .key = OPT_THP,
